@@ -1,0 +1,1 @@
+"""The ground floor: what the training and the serving wing agree on."""

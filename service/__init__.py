@@ -1,0 +1,1 @@
+"""The online wing: HTTP in front of ONNX Runtime. Never imports torch or `training`."""

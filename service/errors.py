@@ -1,0 +1,105 @@
+"""Every error a client can see, and its one wire form (RFC 9457 problem+json).
+
+ServiceError
+├── UnreadableBody        400
+├── NotFound              404
+├── Conflict              409
+├── BodyTooLarge          413
+├── UnsupportedMediaType  415
+├── InvalidInput          422
+├── Busy                  429, Retry-After
+├── InternalError         500
+├── Unavailable           503, Retry-After
+└── DeadlinePassed        504
+
+A class fixes the status; `code` is the stable word a client may switch on; `detail` says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Location = Sequence[str | int]
+
+
+class ServiceError(Exception):
+    """An error with a status and a code; `errors` lists (location, message) of bad fields."""
+
+    status = 500
+    title = "Internal error"
+    code = "internal_error"
+    retry_after_s: int | None = None
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        errors: Sequence[tuple[Location, str]] = (),
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        if code is not None:
+            self.code = code
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+        self.errors = [{"loc": list(loc), "msg": msg} for loc, msg in errors]
+
+
+class UnreadableBody(ServiceError):
+    """The bytes are not what their media type says."""
+
+    status, title, code = 400, "Unreadable body", "unreadable_body"
+
+
+class NotFound(ServiceError):
+    """No such model, version, job, task or page."""
+
+    status, title, code = 404, "Not found", "not_found"
+
+
+class Conflict(ServiceError):
+    """The thing exists but is in the wrong state for this request."""
+
+    status, title, code = 409, "Wrong state", "conflict"
+
+
+class BodyTooLarge(ServiceError):
+    """More bytes than the limit."""
+
+    status, title, code = 413, "Body too large", "body_too_large"
+
+
+class UnsupportedMediaType(ServiceError):
+    """A Content-Type this route does not take."""
+
+    status, title, code = 415, "Unsupported media type", "unsupported_media_type"
+
+
+class InvalidInput(ServiceError):
+    """Well-formed but invalid; `errors` names the places."""
+
+    status, title, code = 422, "Invalid input", "invalid_input"
+
+
+class Busy(ServiceError):
+    """A queue is full; the client should come back."""
+
+    status, title, code, retry_after_s = 429, "Too many requests", "queue_full", 1
+
+
+class InternalError(ServiceError):
+    """Our fault; the log has the rest."""
+
+
+class Unavailable(ServiceError):
+    """Not ready, shutting down, or the device is lost."""
+
+    status, title, code, retry_after_s = 503, "Service unavailable", "unavailable", 1
+
+
+class DeadlinePassed(ServiceError):
+    """The request's deadline passed before its answer was ready."""
+
+    status, title, code = 504, "Deadline passed", "deadline_passed"

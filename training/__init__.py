@@ -1,0 +1,1 @@
+"""The offline wing: data, networks, fitting, export and the gate. Never imports `service`."""
