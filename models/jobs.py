@@ -1,0 +1,215 @@
+"""The job contract: what a training job is asked, the states it goes through and the events it tells.
+
+Both wings speak it: the service enqueues a `JobSpec` and reads events; the worker and its child write them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+QUEUE = "train"
+WORKFLOW = "train"
+APPLICATION_VERSION = "1"
+
+Promote = Literal["if_better", "manual", "always"]
+
+
+class JobStatus(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"  # accepted, durable, waiting for a worker
+    RUNNING = "running"  # a worker has it
+    CANCELLING = "cancelling"  # the client said stop, the child still lives
+    SUCCEEDED = "succeeded"  # a version is in the store
+    REJECTED = "rejected"  # trained, and the gate refused it
+    FAILED = "failed"  # ended by an error, see `error`
+    CANCELLED = "cancelled"  # ended by the client
+
+    @property
+    def ended(self) -> bool:
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
+    JobStatus.RUNNING: frozenset(
+        {JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED}
+    ),
+    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED}),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.REJECTED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+}
+
+
+class JobRecord(BaseModel):
+    """Frozen, closed records, as everywhere on the wire."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobSpec(JobRecord):
+    """What to train, with every default filled in from the recipe."""
+
+    task: str
+    network: str
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    promote: Promote = "if_better"
+
+
+class Range(JobRecord):
+    """Default and inclusive bounds of one number a client may set."""
+
+    default: float
+    min: float
+    max: float
+
+
+class NetworkRecipe(JobRecord):
+    """One network of a task: the model it makes and its own defaults."""
+
+    model: str
+    summary: str
+    epochs: Range
+    batch_size: Range
+    learning_rate: Range
+
+
+class TaskRecipe(JobRecord):
+    """One task: its networks by name, the default first."""
+
+    summary: str
+    kind: Literal["image", "text", "series"]
+    default_network: str
+    metric: str
+    metric_higher_is_better: bool
+    networks: dict[str, NetworkRecipe]
+
+
+class Recipes(JobRecord):
+    """What can be trained; `training` writes it as data, the service checks requests against it."""
+
+    tasks: dict[str, TaskRecipe]
+
+
+class Progress(JobRecord):
+    """How far the running epoch is; `eta_s` is None until it can be told."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    eta_s: float | None = None
+
+
+class EpochRow(JobRecord):
+    """One finished epoch."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_metric: float
+    seconds: float
+
+
+class JobModel(JobRecord):
+    name: str
+    version: int
+    live: bool
+
+
+class JobGate(JobRecord):
+    passed: bool
+    reasons: list[str]
+
+
+class JobResult(JobRecord):
+    """`model` is None when the gate refused the candidate."""
+
+    model: JobModel | None
+    metrics: dict[str, Any]
+    gate: JobGate
+
+
+class StatusEvent(JobRecord):
+    type: Literal["status"] = "status"
+    at: datetime
+    status: JobStatus
+
+
+class ProgressEvent(JobRecord):
+    type: Literal["progress"] = "progress"
+    at: datetime
+    progress: Progress
+
+
+class EpochEvent(JobRecord):
+    type: Literal["epoch"] = "epoch"
+    at: datetime
+    row: EpochRow
+    stopped_early: bool = False
+
+
+class LogEvent(JobRecord):
+    type: Literal["log"] = "log"
+    at: datetime
+    level: Literal["info", "warning", "error"] = "info"
+    message: str
+
+
+class DoneEvent(JobRecord):
+    type: Literal["done"] = "done"
+    at: datetime
+    status: JobStatus
+    result: JobResult | None = None
+    error: str | None = None
+
+
+Stage = Literal["data", "fit", "export", "parity", "evaluate", "candidate"]
+
+
+class StageEvent(JobRecord):
+    """From the child only: a stage has finished; `candidate` carries the folder of the unpublished version."""
+
+    type: Literal["stage"] = "stage"
+    at: datetime
+    stage: Stage
+    path: str | None = None
+
+
+class ErrorEvent(JobRecord):
+    """From the child only: it gives up, and why, in one sentence for the client."""
+
+    type: Literal["error"] = "error"
+    at: datetime
+    message: str
+
+
+JobEvent = Annotated[
+    StatusEvent | ProgressEvent | EpochEvent | LogEvent | DoneEvent | StageEvent | ErrorEvent,
+    Field(discriminator="type"),
+]
+JOB_EVENT: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
+
+
+class Job(JobRecord):
+    """A job as clients see it; times in UTC."""
+
+    id: str
+    status: JobStatus
+    spec: JobSpec
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    progress: Progress | None = None
+    history: list[EpochRow] = []
+    result: JobResult | None = None
+    error: str | None = None
