@@ -85,7 +85,7 @@ class Task(Protocol):
         """How the network is trained."""
 
     def build(self, network: str, splits: Splits) -> nn.Module:
-        """A freshly initialised network; it takes the graph's raw inputs as keywords and begins with its own scaling."""
+        """A freshly initialised network; it takes the raw inputs as keywords and begins with its own scaling."""
 
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None
