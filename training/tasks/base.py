@@ -99,10 +99,19 @@ class Task(Protocol):
         """Raw network outputs (logits, scaled forecasts) for every row of a split, in order."""
 
     def metrics(self, raw: Tensor, split: Split) -> dict[str, float]:
-        """The metrics of raw outputs; holds `recipe.metric`."""
+        """The metrics of raw outputs; holds `recipe.metric`, and may hold `loss` to spare the loop a second pass."""
 
     def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
-        """The module to export (raw inputs in, final values out) and what was calibrated on the validation split."""
+        """The module to export (raw inputs in, final values out) and what was calibrated on the validation split.
+
+        It takes the inputs as keywords and gives one tensor, or a tuple in the order of `spec(...).outputs`.
+        """
+
+    def score(self, outputs: Mapping[str, Tensor], split: Split) -> dict[str, float]:
+        """The metrics of what the exported graph gave for every row of a split, by output name, in the user's units.
+
+        Holds `recipe.metric`, finite numbers only. The manifest's validation and test figures are these.
+        """
 
     def spec(self, splits: Splits) -> ServingSpec:
         """Tensors, labels, buckets and limits of the exported graph."""
