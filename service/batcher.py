@@ -1,0 +1,330 @@
+"""Batches by back-pressure: what waits while the device is busy is the next batch.
+
+One batcher owns one model's queue, bounded in rows, and the one thread that runs its engines. Items carry the engine
+they were admitted with, so a request split over several batches is still answered by one version, and an engine that
+was swapped out is closed behind its last item. Everything but the run itself happens on the event loop: no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from time import perf_counter
+from typing import NamedTuple
+
+from service.engine import Array, Runner, Tensors
+from service.errors import Busy, DeadlinePassed, InternalError, Unavailable
+
+log = logging.getLogger(__name__)
+
+_SWEEP_S = 0.05
+_MAX_BATCH_STEPS = 16_384
+"""Rows x padded length that a batch of sequences may have; bounds memory and the time a batch blocks the device."""
+
+
+class Part(NamedTuple):
+    """Rows that travel together: graph inputs with a leading row axis, and their unpadded length (0 where none)."""
+
+    inputs: Tensors
+    rows: int = 1
+    length: int = 0
+
+
+class Answer(NamedTuple):
+    """The outputs of one part, in the graph's order, each [rows, …], and how they came about."""
+
+    outputs: list[Array]
+    version: int
+    provider: str
+    queue_ms: float
+    run_ms: float
+    batch_rows: int
+
+
+class BatchReport(NamedTuple):
+    """What one finished batch was like; `steps` and `padded_steps` count rows x length where there is a length."""
+
+    engine: Runner
+    rows: int
+    items: int
+    queue_seconds: list[float]
+    run_seconds: float
+    steps: int
+    padded_steps: int
+    failed: bool
+
+
+class _Item:
+    __slots__ = ("deadline", "engine", "entered", "future", "gone", "length", "part")
+
+    def __init__(
+        self, part: Part, engine: Runner, future: asyncio.Future[Answer], deadline: float, gone: Callable[[], bool]
+    ) -> None:
+        self.part = part
+        self.engine = engine
+        self.future = future
+        self.deadline = deadline
+        self.gone = gone
+        self.length = engine.bucket_length(part.length)
+        self.entered = perf_counter()
+
+
+_Key = tuple[Runner, int]
+
+
+def _never_gone() -> bool:
+    return False
+
+
+class Batcher:
+    """The queue in front of one model; create, submit to and close it on one event loop.
+
+    `max_queue_rows` bounds the rows that wait, `max_batch_rows` those of one run, `max_wait_ms` holds a batch back for
+    company (0: never). `observe` is called with every finished batch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_queue_rows: int,
+        max_batch_rows: int,
+        max_wait_ms: float = 0.0,
+        observe: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.queued_rows = 0
+        self._max_queue_rows = max_queue_rows
+        self._max_batch_rows = max_batch_rows
+        self._max_wait_s = max_wait_ms / 1000
+        self._observe = observe
+        self._loop = asyncio.get_running_loop()
+        self._queues: dict[_Key, deque[_Item]] = {}
+        self._flying: list[_Item] = []
+        self._unfinished: dict[Runner, int] = {}
+        self._retired: set[Runner] = set()
+        self._dispatch_planned = False
+        self._sweep_planned = False
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._work: SimpleQueue[tuple[list[_Item], int, int] | Runner | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run_forever, name=f"engine-{name}", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------ submitting
+
+    def submit(
+        self,
+        engine: Runner,
+        parts: Sequence[Part],
+        *,
+        timeout_s: float,
+        gone: Callable[[], bool] = _never_gone,
+    ) -> list[asyncio.Future[Answer]]:
+        """Admit all parts or none: one future each.
+
+        `gone` tells whether the caller has left. Raises Busy over the row limit, Unavailable when closing. A future
+        fails with DeadlinePassed after `timeout_s`, with InternalError when its batch failed.
+        """
+        if self._closed:
+            raise Unavailable("The service is shutting down; send the request to another replica.")
+        rows = sum(part.rows for part in parts)
+        if self.queued_rows + rows > self._max_queue_rows and (self.queued_rows or rows > self._max_queue_rows):
+            raise Busy(
+                f"{self.name} has {self.queued_rows} rows waiting, the limit is {self._max_queue_rows}; try again"
+            )
+        deadline = self._loop.time() + timeout_s
+        futures = []
+        for part in parts:
+            future = self._loop.create_future()
+            item = _Item(part, engine, future, deadline, gone)
+            self._queues.setdefault((engine, item.length), deque()).append(item)
+            futures.append(future)
+        self.queued_rows += rows
+        self._unfinished[engine] = self._unfinished.get(engine, 0) + len(parts)
+        self._idle.clear()
+        self._plan()
+        return futures
+
+    def retire(self, engine: Runner) -> None:
+        """Close the engine behind the last item that was admitted with it."""
+        self._retired.add(engine)
+        self._close_if_done(engine)
+
+    async def close(self) -> None:
+        """Admit nothing more, finish what was admitted, end the thread."""
+        self._closed = True
+        await self._idle.wait()
+        self._work.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # ------------------------------------------------------------------ assembling
+
+    def _plan(self) -> None:
+        """Dispatch after this turn of the loop, so that requests read in one turn share a batch."""
+        if not self._dispatch_planned and not self._flying:
+            self._dispatch_planned = True
+            if self._max_wait_s:
+                self._loop.call_later(self._max_wait_s, self._dispatch)
+            else:
+                self._loop.call_soon(self._dispatch)
+        if not self._sweep_planned:
+            self._sweep_planned = True
+            self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _dispatch(self) -> None:
+        self._dispatch_planned = False
+        while self._queues and not self._flying:
+            key = min(self._queues, key=lambda each: self._queues[each][0].entered)
+            items = self._take(key)
+            if items:
+                self._flying = items
+                self._work.put((items, sum(item.part.rows for item in items), key[1]))
+        self._rest_if_idle()
+
+    def _take(self, key: _Key) -> list[_Item]:
+        """The next batch of one queue: live items in order, up to the row limit; one item may be larger than it."""
+        queue, length = self._queues[key], key[1]
+        limit = self._max_batch_rows if not length else min(self._max_batch_rows, _MAX_BATCH_STEPS // length)
+        now = self._loop.time()
+        items: list[_Item] = []
+        rows = 0
+        while queue:
+            head = queue[0].part.rows
+            if items and rows + head > limit:
+                break
+            item = queue.popleft()
+            self.queued_rows -= head
+            if self._drop(item, now):
+                self._finished(item)
+                continue
+            items.append(item)
+            rows += head
+        if not queue:
+            del self._queues[key]
+        return items
+
+    def _drop(self, item: _Item, now: float) -> bool:
+        """Whether the item needs no run: answered, abandoned, or too late."""
+        if item.future.done():
+            return True
+        if item.gone():
+            item.future.cancel()
+            return True
+        if now >= item.deadline:
+            item.future.set_exception(DeadlinePassed("The deadline passed while the request waited for the device."))
+            return True
+        return False
+
+    def _sweep(self) -> None:
+        """Give back the places of callers who left and of deadlines that passed, also while the device is stuck."""
+        self._sweep_planned = False
+        now = self._loop.time()
+        for key in list(self._queues):
+            kept: deque[_Item] = deque()
+            for item in self._queues[key]:
+                if self._drop(item, now):
+                    self.queued_rows -= item.part.rows
+                    self._finished(item)
+                else:
+                    kept.append(item)
+            if kept:
+                self._queues[key] = kept
+            else:
+                del self._queues[key]
+        for item in self._flying:
+            if now >= item.deadline and not item.future.done():
+                item.future.set_exception(DeadlinePassed("The deadline passed while the device was at work."))
+        if self._queues or self._flying:
+            self._sweep_planned = True
+            self._loop.call_later(_SWEEP_S, self._sweep)
+        self._rest_if_idle()
+
+    # ------------------------------------------------------------------ running
+
+    def _run_forever(self) -> None:
+        """The thread that owns the engines: batches, and closings of engines in their turn."""
+        while (work := self._work.get()) is not None:
+            if not isinstance(work, tuple):
+                work.close()
+                continue
+            items, rows, length = work
+            started = perf_counter()
+            outputs: list[Array] | Exception
+            try:
+                outputs = items[0].engine.run([item.part.inputs for item in items], rows, length)
+            except Exception as exc:  # whatever a run raises must reach its callers, and nobody else
+                outputs = exc
+            ended = perf_counter()
+            try:
+                self._loop.call_soon_threadsafe(self._land, items, rows, outputs, started, ended)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+
+    def _land(
+        self, items: list[_Item], rows: int, outputs: list[Array] | Exception, started: float, ended: float
+    ) -> None:
+        self._flying = []
+        if isinstance(outputs, Exception):
+            log.error("a batch of %d rows failed on %s", rows, self.name, exc_info=outputs)
+            for item in items:
+                if not item.future.done():
+                    item.future.set_exception(InternalError("The model failed on this input; the log has the reason."))
+        else:
+            self._scatter(items, rows, outputs, started, ended)
+        if self._observe is not None:
+            self._observe(_report(items, rows, started, ended, failed=isinstance(outputs, Exception)))
+        for item in items:
+            self._finished(item)
+        self._dispatch()
+
+    @staticmethod
+    def _scatter(items: list[_Item], rows: int, outputs: list[Array], started: float, ended: float) -> None:
+        run_ms = (ended - started) * 1000
+        engine = items[0].engine
+        at = 0
+        for item in items:
+            until = at + item.part.rows
+            if not item.future.done():
+                mine = [output[at:until] for output in outputs]
+                queue_ms = (started - item.entered) * 1000
+                item.future.set_result(Answer(mine, engine.version, engine.provider, queue_ms, run_ms, rows))
+            at = until
+
+    # ------------------------------------------------------------------ book-keeping
+
+    def _finished(self, item: _Item) -> None:
+        engine = item.engine
+        left = self._unfinished[engine] - 1
+        if left:
+            self._unfinished[engine] = left
+        else:
+            del self._unfinished[engine]
+            self._close_if_done(engine)
+
+    def _close_if_done(self, engine: Runner) -> None:
+        if engine in self._retired and engine not in self._unfinished:
+            self._retired.discard(engine)
+            self._work.put(engine)
+
+    def _rest_if_idle(self) -> None:
+        if not self._queues and not self._flying:
+            self._idle.set()
+
+
+def _report(items: list[_Item], rows: int, started: float, ended: float, *, failed: bool) -> BatchReport:
+    return BatchReport(
+        engine=items[0].engine,
+        rows=rows,
+        items=len(items),
+        queue_seconds=[started - item.entered for item in items],
+        run_seconds=ended - started,
+        steps=sum(item.part.rows * item.part.length for item in items),
+        padded_steps=rows * items[0].length,
+        failed=failed,
+    )
