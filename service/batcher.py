@@ -134,7 +134,7 @@ class Batcher:
         if self._closed:
             raise Unavailable("The service is shutting down; send the request to another replica.")
         rows = sum(part.rows for part in parts)
-        if self.queued_rows + rows > self._max_queue_rows and (self.queued_rows or rows > self._max_queue_rows):
+        if self.queued_rows and self.queued_rows + rows > self._max_queue_rows:
             raise Busy(
                 f"{self.name} has {self.queued_rows} rows waiting, the limit is {self._max_queue_rows}; try again"
             )
