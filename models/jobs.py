@@ -11,9 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+APPLICATION = "neuroserve"
+APPLICATION_VERSION = "1"
 QUEUE = "train"
 WORKFLOW = "train"
-APPLICATION_VERSION = "1"
+EVENTS = "events"  # the stream of a job's events
+SNAPSHOT = "snapshot"  # the key of a running job's latest Snapshot
+STOPPED = "stopped"  # attribute of a cancelled job: its child is gone
+LATE = "late"  # attribute of a job cancelled too late: the Snapshot it ended with
 
 Promote = Literal["if_better", "manual", "always"]
 
@@ -39,7 +44,8 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.RUNNING: frozenset(
         {JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED}
     ),
-    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED}),
+    # A cancellation that arrives while the version is being published comes too late.
+    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED, JobStatus.SUCCEEDED, JobStatus.REJECTED, JobStatus.FAILED}),
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.REJECTED: frozenset(),
     JobStatus.FAILED: frozenset(),
@@ -137,6 +143,18 @@ class JobResult(JobRecord):
     model: JobModel | None
     metrics: dict[str, Any]
     gate: JobGate
+
+
+class Snapshot(JobRecord):
+    """What the worker knows of a job: rewritten while it runs, and what its workflow returns when it ends."""
+
+    status: JobStatus
+    started_at: datetime
+    finished_at: datetime | None = None
+    progress: Progress | None = None
+    history: list[EpochRow] = []
+    result: JobResult | None = None
+    error: str | None = None
 
 
 class StatusEvent(JobRecord):
