@@ -1,0 +1,96 @@
+"""The convolutional digit network: three 3x3 convolutions and a dense layer, 93,322 weights when served.
+
+The shape is the introductory network of F. Chollet, "Deep Learning with Python" (2nd edition, section 8.1). Batch
+norm (Ioffe and Szegedy, 2015) and dropout serve training only: `folded` writes the norms into the layers next to them.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+
+class DigitCnn(nn.Module):
+    """Logits [batch, 10] of images uint8 [batch, 28, 28]; `mean` and `std` are those of the training pixels in 0..1."""
+
+    def __init__(self, mean: float, std: float, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+        # a norm behind the pool sees a quarter of the values and goes into the convolution after it instead
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 32, 3),  # 26
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.BatchNorm2d(32),  # 13
+            nn.Conv2d(32, 64, 3),  # 11
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.BatchNorm2d(64),  # 5
+            nn.Conv2d(64, 64, 3),  # 3
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.Flatten(),  # 576
+        )
+        self.head = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(576, 64),
+            nn.BatchNorm1d(64),
+            nn.ReLU(),
+            nn.Linear(64, 10),
+        )
+        # twice as fast on a CPU as the usual order
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = (pixels.to(torch.float32) / 255.0 - self.mean) / self.std
+        logits: Tensor = self.head(self.features(x.unsqueeze(1)))
+        return logits
+
+    def folded(self) -> DigitCnn:
+        """The same function in inference, without norms and dropout."""
+        twin = DigitCnn(self.mean, self.std)
+        twin.features = fold(self.features)
+        twin.head = fold(self.head)
+        return twin.eval()
+
+
+def fold(layers: nn.Sequential) -> nn.Sequential:
+    """A copy in which each batch norm is written into the layer before or behind it, and dropout is gone.
+
+    A norm goes into the convolution or dense layer it follows, else into the convolution it precedes; the second is
+    exact as these convolutions have no padding.
+    """
+    kept: list[nn.Module] = []
+    waiting: nn.BatchNorm2d | None = None
+    for layer in layers.eval():
+        last = kept[-1] if kept else None
+        if isinstance(layer, nn.BatchNorm1d) and isinstance(last, nn.Linear):
+            kept[-1] = fuse_linear_bn_eval(last, layer)
+        elif isinstance(layer, nn.BatchNorm2d) and isinstance(last, nn.Conv2d):
+            kept[-1] = fuse_conv_bn_eval(last, layer)
+        elif isinstance(layer, nn.BatchNorm2d):
+            waiting = layer
+        elif isinstance(layer, nn.Conv2d) and waiting is not None:
+            kept.append(_behind_norm(waiting, layer))
+            waiting = None
+        elif not isinstance(layer, nn.Dropout):
+            kept.append(layer)
+    if waiting is not None:
+        raise ValueError("a batch norm has no layer to go into")
+    return nn.Sequential(*kept)
+
+
+def _behind_norm(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
+    """One convolution for a norm and the unpadded convolution behind it: w(s x + t) = (w s) x + sum(w t)."""
+    if conv.padding != (0, 0) or conv.bias is None or norm.running_mean is None or norm.running_var is None:
+        raise ValueError("only an unpadded convolution with a bias behind a norm with statistics can take it")
+    with torch.no_grad():
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        twin = copy.deepcopy(conv)
+        twin.weight.mul_(scale.view(1, -1, 1, 1))
+        twin.bias = nn.Parameter(conv.bias + (conv.weight.sum((2, 3)) @ shift))
+    return twin

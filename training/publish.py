@@ -1,0 +1,85 @@
+"""From a finished candidate folder to a version in the store: gate, publish, promote. Torch is not needed.
+
+Safe to repeat: a job that was cut off anywhere in here ends the same when it is done again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from models.jobs import JobGate, JobModel, JobResult, Promote
+from models.manifest import GateVerdict, Manifest, file_entry
+from models.store import Store
+from training import gate
+
+DRAFT_FILE = "draft.json"
+
+
+class CandidateError(Exception):
+    """The candidate folder is not what the training left."""
+
+
+def read_draft(candidate: Path) -> Manifest:
+    """The draft manifest in a candidate folder; CandidateError says what is wrong with it."""
+    try:
+        return Manifest.model_validate_json((candidate / DRAFT_FILE).read_bytes())
+    except (OSError, ValidationError) as exc:
+        raise CandidateError(f"{candidate} holds no finished candidate: {exc}") from exc
+
+
+def publish(candidate: Path, store: Store, promote: Promote = "if_better", job_id: str | None = None) -> JobResult:
+    """Judge the candidate and, if it passes, make it a version of the store; the live one unless `manual`.
+
+    A version that the job has published before is taken up again, not published twice. A refusal is a result with
+    `model` None; errors are CandidateError, gate.GateError and the store's.
+    """
+    draft = read_draft(candidate)
+    published = _earlier(store, draft.name, job_id)
+    if published is None:
+        verdict = gate.judge(draft, _live(store, draft.name), promote)
+        if not verdict.passed:
+            return JobResult(model=None, metrics=draft.metrics, gate=_gate(verdict))
+        published = _publish(candidate, store, draft, verdict, job_id)
+    name, version = published.name, published.version
+    # once live, later changes by others stand
+    if promote != "manual" and version not in store.live_history_or_empty(name):
+        store.promote(name, version)
+    live = version in store.live_history_or_empty(name)[:1]
+    return JobResult(
+        model=JobModel(name=name, version=version, live=live), metrics=published.metrics, gate=_gate(published.gate)
+    )
+
+
+def _earlier(store: Store, name: str, job_id: str | None) -> Manifest | None:
+    if job_id is None:
+        return None
+    manifests = (store.manifest(name, version) for version in reversed(store.versions(name)))
+    return next((manifest for manifest in manifests if manifest.provenance.job_id == job_id), None)
+
+
+def _live(store: Store, name: str) -> Manifest | None:
+    live = store.live(name)
+    return None if live is None else store.manifest(name, live)
+
+
+def _publish(candidate: Path, store: Store, draft: Manifest, verdict: GateVerdict, job_id: str | None) -> Manifest:
+    """Copy the candidate into the store's staging (it may be another file system), check the copy, publish it."""
+    staged = store.stage()
+    try:
+        shutil.copytree(candidate, staged, dirs_exist_ok=True, ignore=shutil.ignore_patterns(DRAFT_FILE))
+        for relative, expected in draft.files.items():
+            if not (staged / relative).is_file() or file_entry(staged / relative) != expected:
+                raise CandidateError(f"{relative} in {candidate} is not the file that was measured")
+        provenance = draft.provenance.model_copy(update={"job_id": job_id})
+        return store.publish(staged, draft.model_copy(update={"gate": verdict, "provenance": provenance}))
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)  # gone already when it was published
+
+
+def _gate(verdict: GateVerdict | None) -> JobGate:
+    if verdict is None:
+        return JobGate(passed=True, reasons=[])
+    return JobGate(passed=verdict.passed, reasons=verdict.reasons)

@@ -1,0 +1,176 @@
+"""Handwritten digits: MNIST images to the probabilities of 0..9.
+
+The training images are moved a little at random in each epoch (rotation, scale, shear, shift), as P. Simard et al.
+advise for this data ("Best Practices for Convolutional Neural Networks", ICDAR 2003).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.jobs import NetworkRecipe, Range, TaskRecipe
+from models.manifest import Buckets, TensorSpec
+from training import classify
+from training.datasets import mnist
+from training.nets.cnn import DigitCnn
+from training.nets.mlp import DigitMlp
+from training.tasks.base import Inputs, Optimisation, ServingSpec, Split, Splits, Task
+
+_NETS: dict[str, type[DigitCnn | DigitMlp]] = {"cnn": DigitCnn, "mlp": DigitMlp}
+_ROTATION, _SHEAR, _SCALE, _SHIFT = math.radians(10), 0.15, 0.12, 2 / 14
+"""Largest rotation (radians), shear and scale (shares), shift (2 pixels; the grid is 2 wide)."""
+
+
+class Serving(nn.Module):
+    """Probabilities [batch, 10] from images uint8 [batch, 28, 28]."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.softmax(self.network(pixels) / self.temperature, dim=1)
+
+
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Images uint8 [rows, 28, 28], each under its own small random affine map; the border fills with no ink."""
+    rows = len(pixels)
+    rotation, shear, wide, high, right, down = torch.rand(6, rows, generator=generator) * 2 - 1
+    angle, cos_sin = rotation * _ROTATION, torch.zeros(rows, 2, 3)
+    across, along = 1 + wide * _SCALE, 1 + high * _SCALE
+    cos_sin[:, 0, 0] = angle.cos() * across
+    cos_sin[:, 0, 1] = -angle.sin() * along + shear * _SHEAR
+    cos_sin[:, 1, 0] = angle.sin() * across
+    cos_sin[:, 1, 1] = angle.cos() * along
+    cos_sin[:, 0, 2], cos_sin[:, 1, 2] = right * _SHIFT, down * _SHIFT
+    grid = F.affine_grid(cos_sin, [rows, 1, 28, 28], align_corners=False)
+    moved = F.grid_sample(pixels.unsqueeze(1).float(), grid, align_corners=False)
+    return moved.squeeze(1).round().clamp(0, 255).to(torch.uint8)
+
+
+def _range(default: float, least: float, most: float) -> Range:
+    return Range(default=default, min=least, max=most)
+
+
+class DigitTask:
+    """MNIST, 10 classes; the last 5,000 training images are the validation split."""
+
+    name = "digit"
+    floor = 0.97
+    margin = 0.001
+    recipe = TaskRecipe(
+        summary="Handwritten digits 0 to 9 (MNIST), 28x28 pixels.",
+        kind="image",
+        default_network="cnn",
+        metric="accuracy",
+        metric_higher_is_better=True,
+        networks={
+            "cnn": NetworkRecipe(
+                model="digit-cnn",
+                summary="Three 3x3 convolutions and a dense layer, 93,322 weights.",
+                epochs=_range(20, 1, 200),
+                batch_size=_range(128, 8, 1024),
+                learning_rate=_range(0.004, 1e-6, 1.0),
+            ),
+            "mlp": NetworkRecipe(
+                model="digit-mlp",
+                summary="Two hidden dense layers of 512 and 256, 535,818 weights.",
+                epochs=_range(30, 1, 200),
+                batch_size=_range(128, 8, 1024),
+                learning_rate=_range(0.003, 1e-6, 1.0),
+            ),
+        },
+    )
+
+    def load(self, data_dir: Path, seed: int) -> Splits:  # noqa: ARG002 (the split is frozen, whatever the seed)
+        """The splits of MNIST: 55,000, 5,000 and 10,000 images uint8 [rows, 28, 28]."""
+        raw = mnist.read(data_dir)
+        images, labels = torch.tensor(raw.train_images), torch.tensor(raw.train_labels).long()
+        cut = len(images) - mnist.VALIDATION_ROWS
+        ink = images[:cut].double() / 255
+        return Splits(
+            train=Split({"pixels": images[:cut]}, labels[:cut]),
+            validation=Split({"pixels": images[cut:]}, labels[cut:]),
+            test=Split({"pixels": torch.tensor(raw.test_images)}, torch.tensor(raw.test_labels).long()),
+            sources=mnist.sources(),
+            assets={},
+            facts={"mean": ink.mean().item(), "std": ink.std().item()},
+        )
+
+    def optimisation(self, network: str) -> Optimisation:  # noqa: ARG002 (the same for both)
+        """AdamW, one cycle, averaged weights."""
+        return Optimisation(weight_decay=0.01, average_decay=0.998, patience=10)
+
+    def build(self, network: str, splits: Splits) -> nn.Module:
+        """A fresh network."""
+        return _NETS[network](splits.facts["mean"], splits.facts["std"])
+
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator | None
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        """Images and labels; with a generator shuffled and moved at random."""
+        pixels, rows = split.inputs["pixels"], len(split)
+        order = torch.arange(rows) if generator is None else torch.randperm(rows, generator=generator)
+        for chosen in torch.split(order, batch_size):
+            images = pixels[chosen]
+            yield {"pixels": images if generator is None else augment(images, generator)}, split.targets[chosen]
+
+    def loss(self, module: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
+        """Cross entropy in nats."""
+        return F.cross_entropy(module(**inputs), targets)
+
+    def predict(self, module: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
+        """Logits [rows, 10]."""
+        module.eval()
+        with torch.no_grad():
+            return torch.cat([module(**inputs) for inputs, _ in self.batches(split, batch_size, None)])
+
+    def metrics(self, raw: Tensor, split: Split) -> dict[str, float]:
+        """Accuracy and mean cross entropy of logits."""
+        figures = classify.scores(raw.softmax(1), split.targets)
+        return {"accuracy": figures["accuracy"], "loss": F.cross_entropy(raw, split.targets).item()}
+
+    def score(self, outputs: Mapping[str, Tensor], split: Split) -> dict[str, float]:
+        """Accuracy, negative log likelihood and calibration error of the graph's probabilities."""
+        return classify.scores(outputs["probabilities"], split.targets)
+
+    def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
+        """The network without its norms, behind the temperature that suits the validation split."""
+        if not isinstance(module, DigitCnn | DigitMlp):
+            raise TypeError(f"{type(module).__name__} is not a digit network")
+        raw = self.predict(module, splits.validation)
+        targets = splits.validation.targets
+        heat = classify.temperature(raw, targets)
+        calibration = {
+            "temperature": heat,
+            "ece_before": classify.calibration_error(raw.softmax(1), targets),
+            "ece_after": classify.calibration_error((raw / heat).softmax(1), targets),
+        }
+        return Serving(module.folded(), heat).eval(), calibration
+
+    def spec(self, splits: Splits) -> ServingSpec:  # noqa: ARG002 (known without the data)
+        """uint8 [batch, 28, 28] in, float32 [batch, 10] out."""
+        return ServingSpec(
+            inputs=[TensorSpec(name="pixels", dtype="uint8", shape=["batch", 28, 28])],
+            outputs=[TensorSpec(name="probabilities", dtype="float32", shape=["batch", 10])],
+            buckets=Buckets(rows=[1, 2, 4, 8, 16, 32, 64]),
+            labels=[str(digit) for digit in range(10)],
+        )
+
+    def example(self, batch: int, length: int, seed: int) -> Inputs:  # noqa: ARG002 (no length axis)
+        """Random pixels."""
+        generator = torch.Generator().manual_seed(seed)
+        return {"pixels": torch.randint(0, 256, (batch, 28, 28), generator=generator, dtype=torch.uint8)}
+
+    def parity_lengths(self) -> list[int]:
+        """The graph has no length axis."""
+        return [0]
+
+
+TASK: Task = DigitTask()
