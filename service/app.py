@@ -1,0 +1,110 @@
+"""`create_app(settings)`: the only place where the parts of the service meet. Importing this builds nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from models.jobs import Recipes
+from models.store import Store
+from service import openapi
+from service.device import choose
+from service.errors import InternalError, InvalidInput, ServiceError, UnreadableBody
+from service.jobs import JobBoard
+from service.metrics import Metrics
+from service.middleware import Envelope
+from service.registry import Registry
+from service.routes import models, operations, predict, train
+from service.settings import ZOO, Settings
+from service.wire import problem
+from service.workers import threads_for, trainer_mode
+
+VERSION = "0.1.0"
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 400: "unreadable_body"}
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service with its routes; models are loaded and sessions built when it starts."""
+    app = FastAPI(
+        title="neuroserve",
+        version=VERSION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+        max_body_size=settings.max_body_bytes,
+    )
+    app.state.settings = settings
+    app.state.metrics = Metrics()
+    app.state.recipes = Recipes.model_validate_json((ZOO / "recipes.json").read_bytes())
+    app.state.trainer = trainer_mode(settings)
+    app.state.registry = Registry(Store(settings.store_dir), app.state.recipes, settings, app.state.metrics)
+    app.state.jobs = JobBoard(settings, app.state.trainer)
+    app.router.routes.extend(predict.routes(app.state.registry, settings))
+    app.include_router(train.router)
+    app.include_router(models.router)
+    app.include_router(operations.router)
+    operations.add_pages(app)
+    openapi.install(app, settings)
+    for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _render)
+    app.add_middleware(Envelope, metrics=app.state.metrics)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    registry: Registry = app.state.registry
+    async with AsyncExitStack() as stack:
+        device = choose(settings.device, threads_for(settings), settings.gpu_mem_limit_bytes)
+        await asyncio.to_thread(registry.store.seed, Store(ZOO))
+        stack.push_async_callback(registry.close)
+        await registry.start(device)
+        stack.push_async_callback(app.state.jobs.close)
+        await app.state.jobs.open()
+        yield
+
+
+async def _render(request: Request, exc: Exception) -> Response:
+    """Any error in the one wire form."""
+    body, headers = problem(_as_service_error(exc), request.scope["state"]["request_id"])
+    error_status = _as_service_error(exc).status
+    return Response(
+        body,
+        error_status,
+        {name.decode(): value.decode() for name, value in headers},
+        media_type="application/problem+json",
+    )
+
+
+def _as_service_error(exc: Exception) -> ServiceError:
+    match exc:
+        case ServiceError():
+            return exc
+        case RequestValidationError():
+            return _validation_error(exc)
+        case HTTPException():
+            return _http_error(exc)
+    return InternalError("Something failed on our side; the log has the reason.")
+
+
+def _validation_error(exc: RequestValidationError) -> ServiceError:
+    errors: list[dict[str, Any]] = list(exc.errors())
+    if any(error["type"] == "json_invalid" for error in errors):
+        return UnreadableBody("The body is not valid JSON.", code="unreadable_json")
+    places = [(tuple(error["loc"]), error["msg"]) for error in errors]
+    first = ".".join(str(part) for part in places[0][0])
+    return InvalidInput(f"{first}: {places[0][1]}.", errors=places)
+
+
+def _http_error(exc: HTTPException) -> ServiceError:
+    error = ServiceError(str(exc.detail), code=_CODES.get(exc.status_code, "http_error"))
+    error.status, error.title = exc.status_code, str(exc.detail)
+    return error

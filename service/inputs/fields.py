@@ -1,0 +1,113 @@
+"""The outer shape of a request: its media type, the keys of its JSON, the model and version it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.types import Scope
+
+from service.errors import InvalidInput, Location, UnsupportedMediaType
+from service.wire import media_type
+
+_LARGEST_VERSION = 2**31 - 1
+
+
+def is_json(kind: str) -> bool:
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def require_json(scope: Scope) -> None:
+    """UnsupportedMediaType unless the body is said to be JSON."""
+    kind = media_type(scope)
+    if not is_json(kind):
+        raise unsupported(kind, ["application/json"])
+
+
+def unsupported(kind: str, taken: Sequence[str]) -> UnsupportedMediaType:
+    said = f"Content-Type {kind!r} is not taken here" if kind else "The request has no Content-Type"
+    return UnsupportedMediaType(f"{said}; send one of: {', '.join(taken)}.")
+
+
+def json_object(value: Any, loc: Location) -> dict[str, Any]:
+    """The value as an object; InvalidInput when it is something else."""
+    if not isinstance(value, dict):
+        raise invalid("A JSON object is expected.", loc)
+    return value
+
+
+def one_of(value: dict[str, Any], keys: Sequence[str], others: Sequence[str], loc: Location) -> str:
+    """Which one of `keys` the object has; InvalidInput for none, several, or a key that is not in `others` either."""
+    strange = next((key for key in value if key not in keys and key not in others), None)
+    if strange is not None:
+        taken = ", ".join([*keys, *others])
+        raise invalid(f"The field {strange!r} is not known here; known are: {taken}.", (*loc, strange))
+    found = [key for key in keys if key in value]
+    if len(found) != 1:
+        wanted = " or ".join(repr(key) for key in keys)
+        raise invalid(f"Give {wanted}{', one of them' if found else ''}.", loc)
+    return found[0]
+
+
+def items_of(value: Any, loc: Location, most: int) -> list[Any]:
+    """A list of 1 to `most` items."""
+    if not isinstance(value, list):
+        raise invalid("A list is expected.", loc)
+    check_count(len(value), loc, most)
+    return value
+
+
+def check_count(count: int, loc: Location, most: int) -> None:
+    if count == 0:
+        raise invalid("The list is empty; give at least one item.", loc)
+    if count > most:
+        raise invalid(f"{count} items are too many for one request; the limit is {most}.", loc, "too_many_items")
+
+
+def text_of(value: Any, loc: Location) -> str:
+    if not isinstance(value, str):
+        raise invalid("A string is expected.", loc)
+    return value
+
+
+def model_in_body(value: dict[str, Any], loc: Location) -> tuple[str | None, int | None]:
+    """The optional `model` and `version` of a JSON body, and no explanation asked for."""
+    name, version, explain = value.get("model"), value.get("version"), value.get("explain", False)
+    if name is not None:
+        text_of(name, (*loc, "model"))
+    if version is not None and (type(version) is not int or not 1 <= version <= _LARGEST_VERSION):
+        raise invalid("A version is a whole number from 1.", (*loc, "version"))
+    if type(explain) is not bool:
+        raise invalid("true or false is expected.", (*loc, "explain"))
+    _refuse_explain(explain, (*loc, "explain"))
+    return name, version
+
+
+def model_in_query(scope: Scope) -> tuple[str | None, int | None]:
+    """The optional `model` and `version` of the query string, and no explanation asked for."""
+    if not scope["query_string"]:
+        return None, None
+    query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+    version = query.get("version")
+    if version is not None and not (
+        version.isascii() and version.isdigit() and 1 <= int(version[:11]) <= _LARGEST_VERSION
+    ):
+        raise invalid("A version is a whole number from 1.", ("query", "version"))
+    explain = query.get("explain", "false").lower()
+    if explain not in {"true", "false", "1", "0"}:
+        raise invalid("true or false is expected.", ("query", "explain"))
+    _refuse_explain(explain in {"true", "1"}, ("query", "explain"))
+    return query.get("model") or None, int(version) if version is not None else None
+
+
+def _refuse_explain(asked: bool, loc: Location) -> None:
+    if asked:
+        raise invalid(
+            "Explanations are not available in this release; leave `explain` out.", loc, "explain_unavailable"
+        )
+
+
+def invalid(detail: str, loc: Location, code: str | None = None) -> InvalidInput:
+    """A 422 for one place."""
+    return InvalidInput(detail, code=code, errors=[(loc, detail)])

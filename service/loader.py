@@ -1,0 +1,40 @@
+"""The one background thread that loads models, at low priority, so that loading never slows an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NICE = 10
+
+
+class Loader:
+    """Runs blocking calls one after another. With `polite`, at nice 10 where the platform has a nice per thread."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+
+    async def run(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The call's result, from the loader's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: call(*args, **kwargs))
+
+    def be_polite(self) -> None:
+        """From here on load at low priority; the first load of a service that is not ready yet need not wait."""
+        self._pool.submit(_lower_priority)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+
+
+def _lower_priority() -> None:
+    if hasattr(os, "setpriority"):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

@@ -1,0 +1,74 @@
+"""The outermost ASGI layer: an id for every request, every error in its wire form, every answer counted.
+
+Pure ASGI: behind Starlette's `BaseHTTPMiddleware` a handler never hears that its client has gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from time import perf_counter
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import InternalError, ServiceError
+from service.metrics import Metrics
+from service.wire import PROBLEM, ClientGone, header, problem, send_bytes
+
+log = logging.getLogger(__name__)
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class Envelope:
+    """Wraps the whole application; `scope["state"]["request_id"]` is the request's id inside it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = perf_counter()
+        given = header(scope, b"x-request-id")
+        request_id = given if given is not None and _SANE_ID.fullmatch(given) else secrets.token_hex(8).encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientGone:
+            status = 499
+        except ServiceError as error:
+            await answer_with(error, scope, send_with_id)
+        except Exception:
+            log.exception("request %s failed", request_id.decode())
+            if status:
+                raise
+            await answer_with(
+                InternalError("Something failed on our side; the log has the reason."), scope, send_with_id
+            )
+        finally:
+            self._metrics.request(_route(scope), status or 499, perf_counter() - started)
+
+
+async def answer_with(error: ServiceError, scope: Scope, send: Send) -> None:
+    """Send an error as problem+json."""
+    body, headers = problem(error, scope["state"]["request_id"])
+    await send_bytes(send, error.status, body, PROBLEM, headers)
+
+
+def _route(scope: Scope) -> str:
+    """The route's template, so that ids in paths do not become labels."""
+    route = scope.get("route")
+    return str(getattr(route, "path", "unmatched"))

@@ -1,0 +1,198 @@
+"""What `/docs` says of the predict routes, which are plain ASGI and so unknown to FastAPI's own schema."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service import schemas
+from service.inputs import image
+from service.settings import Settings
+
+EXAMPLES = Path(__file__).parent / "examples"
+_REF = "#/components/schemas/{model}"
+_MEANING = {
+    400: "The body is not what its media type says",
+    404: "No such model, version or job",
+    409: "The thing exists but is in the wrong state",
+    413: "The body is over the limit",
+    415: "A media type that is not taken",
+    422: "Well-formed but invalid; `errors` names the places",
+    429: "The queue is full; come back after `Retry-After` seconds",
+    503: "Not ready, or the device is lost",
+    504: "The deadline passed",
+}
+_PREDICT_ERRORS = (400, 404, 413, 415, 422, 429, 503, 504)
+_HEADERS = {
+    "X-Model-Version": "version that answered",
+    "X-Queue-Ms": "time the rows waited for the device",
+    "X-Run-Ms": "time the device took for the batch",
+    "X-Batch-Rows": "rows of that batch",
+    "X-Provider": "execution provider that ran it",
+    "X-Request-ID": "the request's id, the client's own if it sent one",
+}
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """Make `app.openapi()` tell of every route."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title, version=app.version, description=_description(settings), routes=app.routes
+            )
+            document.setdefault("components", {}).setdefault("schemas", {}).update(_components())
+            document["paths"] = {**_predict_paths(), **document["paths"]}
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a FastAPI route for these error statuses."""
+    content = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
+    return {status: {"description": _MEANING[status], "content": content} for status in statuses}
+
+
+def _description(settings: Settings) -> str:
+    return (
+        "Train a network, prove it, serve it. Errors are RFC 9457 problem+json with a stable `code`.\n\n"
+        f"Limits: body {settings.max_body_bytes} bytes, picture {settings.max_image_pixels} pixels, "
+        f"text {settings.max_text_chars} characters, series {settings.max_series_steps} steps, "
+        f"batch {settings.max_batch_items} items, deadline {settings.deadline_ms:g} ms."
+    )
+
+
+def _components() -> dict[str, Any]:
+    classes: list[type[BaseModel]] = [
+        value
+        for value in vars(schemas).values()
+        if isinstance(value, type) and issubclass(value, schemas.Schema) and value is not schemas.Schema
+    ]
+    _, document = models_json_schema([(each, "validation") for each in classes], ref_template=_REF)
+    definitions: dict[str, Any] = document["$defs"]
+    return definitions
+
+
+def _predict_paths() -> dict[str, Any]:
+    png = (EXAMPLES / "seven.png").read_bytes()
+    encoded = base64.b64encode(png).decode()
+    pixels = image.from_bytes(png).tolist()
+    text = json.loads((EXAMPLES / "headline.json").read_text("utf-8"))
+    week = json.loads((EXAMPLES / "week.json").read_text("utf-8"))
+    pictures = {kind: _binary() for kind in sorted(image.IMAGE_TYPES)}
+    digit_json = _json(["ImageJson", "PixelsJson"], {"base64": {"image": encoded}, "pixels": {"pixels": pixels}})
+    batch_json = _json(
+        ["ImagesJson", "PixelBatchJson"], {"base64": {"images": [encoded] * 2}, "pixels": {"pixels": [pixels]}}
+    )
+    sequence_json = _json(["TextInput", "SeriesInput"], {"text": text, "series": week})
+    mixed = _json(["SequenceInputs"], {"mixed": {"inputs": [text, week]}})
+    return {
+        "/predict/digit": _operation(
+            "Recognise one digit",
+            "Any picture: any size, mode, orientation and polarity. A 28x28 MNIST picture reaches the model byte for "
+            "byte; everything else is centred and scaled the way MNIST was made.",
+            {"application/json": digit_json, **pictures, "multipart/form-data": _form(many=False)},
+            "DigitPrediction",
+            _MODEL_QUERY,
+        ),
+        "/predict/digit/batch": _operation(
+            "Recognise many digits",
+            "Answers come in the order of the pictures; one bad picture fails the request and is named.",
+            {"application/json": batch_json, "multipart/form-data": _form(many=True)},
+            "DigitPredictions",
+            _MODEL_QUERY,
+        ),
+        "/predict/sequence": _operation(
+            "Classify a text, or forecast a series",
+            "`text` goes to the topic model; `values` with `start` goes to the forecast model.",
+            {"application/json": sequence_json},
+            ["TopicPrediction", "ForecastPrediction"],
+        ),
+        "/predict/sequence/batch": _operation(
+            "Many texts and series",
+            "Kinds may be mixed; answers come in order.",
+            {"application/json": mixed},
+            "SequencePredictions",
+        ),
+    }
+
+
+_MODEL_QUERY: list[dict[str, Any]] = [
+    {
+        "name": "model",
+        "in": "query",
+        "required": False,
+        "description": "a model of GET /models; default: the task's default model",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "version",
+        "in": "query",
+        "required": False,
+        "description": "default: the live version",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    {
+        "name": "explain",
+        "in": "query",
+        "required": False,
+        "description": "explanations are not available in this release",
+        "schema": {"type": "boolean", "default": False},
+    },
+]
+
+
+def _operation(
+    summary: str,
+    description: str,
+    content: dict[str, Any],
+    answers: str | list[str],
+    parameters: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}
+    done = {
+        "description": "The prediction",
+        "headers": headers,
+        "content": {"application/json": {"schema": _ref(answers)}},
+    }
+    failures = {str(status): response for status, response in problem_responses(*_PREDICT_ERRORS).items()}
+    operation: dict[str, Any] = {
+        "tags": ["predict"],
+        "summary": summary,
+        "description": description,
+        "operationId": summary.lower().replace(",", "").replace(" ", "_"),
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": done, **failures},
+    }
+    if parameters:
+        operation["parameters"] = parameters
+    return {"post": operation}
+
+
+def _ref(names: str | list[str]) -> dict[str, Any]:
+    if isinstance(names, str):
+        return {"$ref": _REF.format(model=names)}
+    return _ref(names[0]) if len(names) == 1 else {"anyOf": [_ref(name) for name in names]}
+
+
+def _json(names: list[str], examples: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": _ref(names), "examples": {name: {"value": value} for name, value in examples.items()}}
+
+
+def _binary() -> dict[str, Any]:
+    return {"schema": {"type": "string", "format": "binary"}}
+
+
+def _form(*, many: bool) -> dict[str, Any]:
+    one = {"type": "string", "format": "binary"}
+    file = {"type": "array", "items": one, "minItems": 1} if many else one
+    return {"schema": {"type": "object", "properties": {"file": file}, "required": ["file"]}}

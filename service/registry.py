@@ -1,0 +1,145 @@
+"""Model names to slots: which models are served, and which of them answers by default for a kind of input."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from models.jobs import Recipes
+from models.manifest import Kind
+from models.store import Store
+from service.device import Device
+from service.errors import InvalidInput, NotFound
+from service.loader import Loader
+from service.metrics import Metrics
+from service.settings import Settings
+from service.slot import Loaded, Slot
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_WATCH_S = 0.25
+
+
+class Registry:
+    """All slots of one process. `start` loads the default models; others are loaded when first asked for."""
+
+    device: Device
+
+    def __init__(self, store: Store, recipes: Recipes, settings: Settings, metrics: Metrics) -> None:
+        self.store = store
+        self.defaults = {
+            recipe.kind: recipe.networks[recipe.default_network].model for recipe in reversed(recipes.tasks.values())
+        }
+        self._settings = settings
+        self._metrics = metrics
+        self._loader = Loader()
+        self._slots: dict[str, Slot] = {}
+        self._watcher: asyncio.Task[None] | None = None
+        self._stamps: dict[str, tuple[int, int] | None] = {}
+
+    async def start(self, device: Device) -> None:
+        """Load, warm up and self-test the default models on `device`, then watch the store.
+
+        Raises DeviceError when `cuda` was asked for and a session did not get it.
+        """
+        self.device = device
+        for name in self.defaults.values():
+            await self._open(name).refresh()
+        self._loader.be_polite()
+        self._watcher = asyncio.create_task(self._watch(), name="store-watcher")
+        self._watcher.add_done_callback(_tell_if_it_died)
+
+    async def close(self) -> None:
+        """Stop watching, finish every admitted row, free the sessions."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        await asyncio.gather(*(slot.close() for slot in self._slots.values()))
+        self._loader.close()
+
+    async def model(self, kind: Kind, name: str | None, version: int | None) -> tuple[Slot, Loaded]:
+        """The slot and version for a request of a kind (`image`, `text`, `series`).
+
+        NotFound for an unknown model or version, InvalidInput for a model of another kind, Unavailable for a bad one.
+        """
+        chosen = name or self.defaults.get(kind)
+        if chosen is None:
+            raise NotFound(f"No model here takes {kind} input.", code="model_not_found")
+        slot = await self.slot(chosen)
+        loaded = await slot.get(version)
+        if loaded.manifest.kind != kind:
+            raise InvalidInput(
+                f"{chosen} takes {loaded.manifest.kind} input, this request is {kind} input; see GET /models",
+                code="wrong_kind",
+                errors=[(("model",), f"takes {loaded.manifest.kind} input")],
+            )
+        return slot, loaded
+
+    async def slot(self, name: str) -> Slot:
+        """The slot of a model, opened if it is in the store and was not asked for before; NotFound otherwise."""
+        slot = self._slots.get(name)
+        if slot is None:
+            if name not in await self.names():
+                known = ", ".join(await self.names())
+                raise NotFound(f"There is no model {name!r}; there are: {known}.", code="model_not_found")
+            slot = self._slots.get(name) or self._open(name)
+        if slot.live is None:
+            await slot.refresh()
+        return slot
+
+    async def names(self) -> list[str]:
+        """Models in the store."""
+        return await self._loader.run(self.store.names)
+
+    async def in_store(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """A blocking call on the store, off the event loop."""
+        return await self._loader.run(call, *args, **kwargs)
+
+    async def follow(self, name: str) -> None:
+        """Follow the live pointer of a model now instead of at the watcher's next look."""
+        if name in self._slots:
+            await self._slots[name].refresh()
+
+    def loaded(self, name: str) -> Slot | None:
+        """The slot of a model that this process has open."""
+        return self._slots.get(name)
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with each default model; empty when the service is ready."""
+        found = {}
+        for name in self.defaults.values():
+            slot = self._slots.get(name)
+            if slot is None or slot.live is None or slot.fault is not None:
+                found[name] = (slot.problem() if slot is not None else None) or "it is not loaded yet"
+        return found
+
+    def _open(self, name: str) -> Slot:
+        slot = Slot(name, self.store, self.device, self._loader, self._settings, self._metrics)
+        self._slots[name] = slot
+        return slot
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            for name, slot in list(self._slots.items()):
+                stamp = self._stamp(name)
+                if stamp != self._stamps.get(name):
+                    self._stamps[name] = stamp
+                    await slot.refresh(retry=True)
+
+    def _stamp(self, name: str) -> tuple[int, int] | None:
+        """What changes whenever the live pointer is replaced: cheap enough to ask four times a second."""
+        try:
+            stat = (self.store.root / name / "live").stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino
+
+
+def _tell_if_it_died(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (exc := task.exception()) is not None:
+        log.critical("the store is no longer watched", exc_info=exc)

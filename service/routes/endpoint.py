@@ -1,0 +1,65 @@
+"""What every predict route shares: a body within its limit, errors in their wire form, headers that explain."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from starlette.types import Receive, Scope, Send
+
+from service.answers import explaining_headers
+from service.batcher import Answer
+from service.errors import ServiceError
+from service.middleware import answer_with
+from service.registry import Registry
+from service.settings import Settings
+from service.wire import ClientGone, leaver, read_body, send_json
+
+Gone = Callable[[], bool]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_DECODERS = 2
+"""Threads for large bodies: bounds the memory of 25-megapixel pictures that arrive together."""
+
+
+class Endpoint:
+    """A plain ASGI endpoint: FastAPI's own request machinery costs more than these models do.
+
+    `service.openapi` puts these routes into `/docs`.
+    """
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.timeout_s = settings.deadline_ms / 1000
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await read_body(scope, receive, self.settings.max_body_bytes)
+            content, answers = await self.answer(scope, body, leaver(receive))
+        except ServiceError as error:
+            await answer_with(error, scope, send)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return  # the batcher gave the place of a client who had left to others
+        else:
+            await send_json(send, 200, content, explaining_headers(answers))
+
+    async def off_loop(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of a call that would hold the event loop too long."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._decoders, functools.partial(call, *args, **kwargs)
+        )
+
+    async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
+        """The JSON content of the answer and the batches it came from."""
+        raise NotImplementedError

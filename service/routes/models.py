@@ -1,0 +1,169 @@
+"""`/models…`: what is in the store, and which version is live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import FileResponse
+
+from models.manifest import Manifest, ManifestError, read_manifest
+from models.store import (
+    NothingToRollBackError,
+    Store,
+    StoreError,
+    VersionDamagedError,
+    VersionInUseError,
+    VersionNotFoundError,
+)
+from service.errors import Conflict, NotFound, ServiceError
+from service.registry import Registry
+from service.schemas import ModelInfo, ModelList, Promotion, VersionInfo
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+def _registry(request: Request) -> Registry:
+    registry: Registry = request.app.state.registry
+    return registry
+
+
+TheRegistry = Annotated[Registry, Depends(_registry)]
+
+
+@router.get("", summary="All models")
+async def list_models(registry: TheRegistry) -> ModelList:
+    """Every model in the store with its versions, metrics and provenance, and what answers now."""
+    names = await registry.names()
+    return ModelList(models=[await _info(registry, name) for name in names])
+
+
+@router.get("/{name}", summary="One model")
+async def get_model(name: str, registry: TheRegistry) -> ModelInfo:
+    """Versions, metrics, provenance, the live and the previous version, and the provider in use."""
+    return await _known(registry, name)
+
+
+@router.post("/{name}/promote", summary="Make a version live")
+async def promote(name: str, body: Promotion, registry: TheRegistry) -> ModelInfo:
+    """Verify the version, make it live in every worker within two seconds, without a failed request."""
+    await _known(registry, name)
+    await _change(registry, name, registry.store.promote, name, body.version)
+    return await _info(registry, name)
+
+
+@router.post("/{name}/rollback", summary="Make the previously live version live again")
+async def rollback(name: str, registry: TheRegistry) -> ModelInfo:
+    """One step back in the history of live versions."""
+    await _known(registry, name)
+    await _change(registry, name, registry.store.rollback, name)
+    return await _info(registry, name)
+
+
+@router.delete("/{name}/versions/{version}", summary="Remove a version", status_code=204)
+async def delete_version(name: str, version: int, registry: TheRegistry) -> Response:
+    """Remove a version that is not live from the store."""
+    await _known(registry, name)
+    await _change(registry, name, registry.store.delete, name, version)
+    return Response(status_code=204)
+
+
+@router.get("/{name}/versions/{version}/report", summary="Report of a version", response_class=FileResponse)
+async def report(name: str, version: int, registry: TheRegistry) -> FileResponse:
+    """The version's report with pictures, as one HTML page."""
+    await _known(registry, name)
+    page = await registry.in_store(_report_page, registry.store, name, version)
+    return FileResponse(page, media_type="text/html")
+
+
+async def _known(registry: Registry, name: str) -> ModelInfo:
+    names = await registry.names()
+    if name not in names:
+        raise NotFound(f"There is no model {name!r}; there are: {', '.join(names)}.", code="model_not_found")
+    return await _info(registry, name)
+
+
+async def _change(registry: Registry, name: str, call: Any, /, *args: Any) -> None:
+    """A change of the store, followed by this process at once and by the others when they see it."""
+    try:
+        await registry.in_store(call, *args)
+    except StoreError as exc:
+        raise _refusal(exc) from None
+    await registry.follow(name)
+
+
+def _refusal(exc: StoreError) -> ServiceError:
+    match exc:
+        case VersionNotFoundError():
+            return NotFound(f"{exc}.", code="version_not_found")
+        case NothingToRollBackError():
+            return Conflict(f"{exc}.", code="nothing_to_roll_back")
+        case VersionInUseError():
+            return Conflict(f"{exc}.", code="version_live")
+        case VersionDamagedError():
+            return Conflict(f"{exc}.", code="version_damaged")
+    return Conflict(f"{exc}.", code="store_refused")
+
+
+def _report_page(store: Store, name: str, version: int) -> Path:
+    try:
+        page = store.folder(name, version) / "report" / "index.html"
+    except VersionNotFoundError as exc:
+        raise NotFound(f"{exc}.", code="version_not_found") from None
+    if not page.is_file():
+        raise NotFound(f"{name} version {version} was published without a report.", code="report_not_found")
+    return page
+
+
+async def _info(registry: Registry, name: str) -> ModelInfo:
+    slot = registry.loaded(name)
+    refused = dict(slot.refused) if slot is not None else {}
+    live, previous, versions = await registry.in_store(_versions, registry.store, name, refused)
+    newest = next((manifest for _, manifest in reversed(versions) if manifest is not None), None)
+    serving = slot.live if slot is not None else None
+    return ModelInfo(
+        name=name,
+        task=newest.task if newest else None,
+        kind=newest.kind if newest else None,
+        default=name in registry.defaults.values(),
+        live=live,
+        previous=previous,
+        serving=serving.version if serving is not None else None,
+        provider=serving.engine.provider if serving is not None else None,
+        swaps=slot.swaps if slot is not None else 0,
+        problem=slot.problem() if slot is not None else None,
+        versions=[info for info, _ in versions],
+    )
+
+
+def _versions(
+    store: Store, name: str, refused: dict[int, str]
+) -> tuple[int | None, int | None, list[tuple[VersionInfo, Manifest | None]]]:
+    history = store.live_history_or_empty(name)
+    live = history[0] if history else None
+    found = []
+    for version in store.versions(name):
+        manifest, problem = None, refused.get(version)
+        try:
+            manifest = read_manifest(store.root / name / str(version))
+        except ManifestError as exc:
+            problem = problem or str(exc)
+        found.append((_version_info(version, manifest, problem, live=version == live), manifest))
+    return live, store.previous(name) if history else None, found
+
+
+def _version_info(version: int, manifest: Manifest | None, problem: str | None, *, live: bool) -> VersionInfo:
+    if manifest is None:
+        return VersionInfo(version=version, live=live, problem=problem)
+    return VersionInfo(
+        version=version,
+        network=manifest.network,
+        created_at=manifest.created_at,
+        live=live,
+        metrics=manifest.metrics,
+        provenance=manifest.provenance.model_dump(mode="json"),
+        gate=manifest.gate.model_dump(mode="json") if manifest.gate else None,
+        bytes=sum(entry.bytes for entry in manifest.files.values()),
+        problem=problem,
+    )

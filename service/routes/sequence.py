@@ -1,0 +1,109 @@
+"""`POST /predict/sequence` and its batch: texts and series, told apart by their keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from starlette.types import Scope
+
+from service.answers import forecast, topic
+from service.batcher import Answer, Part
+from service.errors import Location
+from service.inputs import series
+from service.inputs.fields import items_of, json_object, model_in_body, one_of, require_json
+from service.routes.endpoint import Endpoint, Gone
+from service.slot import Loaded, Slot
+from service.wire import parse_json
+
+_ONE_OF = ("text", "values")
+_OPTIONS = ("model", "version", "explain")
+_BODY: Location = ("body",)
+
+
+class _Row(NamedTuple):
+    """One decoded input: where it goes, its tensors and, for a series, the times of its forecast."""
+
+    slot: Slot
+    loaded: Loaded
+    part: Part
+    times: list[str]
+
+
+class Sequences(Endpoint):
+    """One text or series."""
+
+    async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
+        require_json(scope)
+        predictions, answers = await self.predict([parse_json(body)], [_BODY], gone)
+        return predictions[0], answers
+
+    async def predict(
+        self, items: Sequence[Any], places: Sequence[Location], gone: Gone
+    ) -> tuple[list[dict[str, Any]], list[Answer]]:
+        """Decode every item before any is queued; rows of one model are admitted together, with one version."""
+        rows = [await self._row(item, loc) for item, loc in zip(items, places, strict=True)]
+        groups: dict[Slot, list[int]] = {}
+        for index, row in enumerate(rows):
+            groups.setdefault(row.slot, []).append(index)
+        futures: dict[int, asyncio.Future[Answer]] = {}
+        for slot, indices in groups.items():
+            for loaded in dict.fromkeys(rows[index].loaded for index in indices):
+                mine = [index for index in indices if rows[index].loaded is loaded]
+                parts = [rows[index].part for index in mine]
+                admitted = slot.batcher.submit(loaded.engine, parts, timeout_s=self.timeout_s, gone=gone)
+                futures.update(zip(mine, admitted, strict=True))
+        answers = list(await asyncio.gather(*(futures[index] for index in range(len(rows)))))
+        return [_prediction(row, answer) for row, answer in zip(rows, answers, strict=True)], answers
+
+    async def _row(self, item: Any, loc: Location) -> _Row:
+        content = json_object(item, loc)
+        key = one_of(content, _ONE_OF, (*_OPTIONS, "start") if "values" in content else _OPTIONS, loc)
+        name, version = model_in_body(content, loc)
+        if key == "text":
+            slot, loaded = await self.registry.model("text", name, version)
+            return _Row(slot, loaded, self._text(loaded, content["text"], (*loc, "text")), [])
+        slot, loaded = await self.registry.model("series", name, version)
+        part, times = self._series(loaded, content, loc)
+        return _Row(slot, loaded, part, times)
+
+    def _text(self, loaded: Loaded, text: Any, loc: Location) -> Part:
+        if loaded.encoder is None:
+            raise TypeError(f"{loaded.manifest.name} has no tokenizer")
+        ids = loaded.encoder.encode(text, max_chars=self.settings.max_text_chars, loc=tuple(loc))
+        return Part({loaded.manifest.inputs[0].name: ids[np.newaxis]}, 1, len(ids))
+
+    def _series(self, loaded: Loaded, content: dict[str, Any], loc: Location) -> tuple[Part, list[str]]:
+        spec = loaded.manifest.series
+        if spec is None:
+            raise TypeError(f"{loaded.manifest.name} is no series model")
+        limit = self.settings.max_series_steps
+        parsed = series.parse(content["values"], content.get("start"), spec, max_steps=limit, loc=tuple(loc))
+        tensors = {
+            "values": parsed.values[np.newaxis],
+            "lengths": np.array([parsed.length], np.int64),
+            "hour_of_week": np.array([parsed.hour_of_week], np.int64),
+        }
+        return Part(tensors, 1, parsed.length), parsed.times
+
+
+class SequenceBatch(Sequences):
+    """Many, kinds mixed, answered in order."""
+
+    async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
+        require_json(scope)
+        content = json_object(parse_json(body), _BODY)
+        one_of(content, ("inputs",), (), _BODY)
+        items = items_of(content["inputs"], ("body", "inputs"), self.settings.max_batch_items)
+        places = [("body", "inputs", index) for index in range(len(items))]
+        predictions, answers = await self.predict(items, places, gone)
+        return {"predictions": predictions}, answers
+
+
+def _prediction(row: _Row, answer: Answer) -> dict[str, Any]:
+    manifest = row.loaded.manifest
+    if manifest.kind == "text":
+        return topic(answer.outputs[0][0], manifest)
+    return forecast([output[0] for output in answer.outputs], row.times, manifest)

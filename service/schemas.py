@@ -1,0 +1,190 @@
+"""The JSON that clients send and get, for `/docs` and for answers that FastAPI writes. Examples are true answers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelRef(Schema):
+    """The model and version that answered."""
+
+    name: str = Field(examples=["digit-cnn"])
+    version: int = Field(examples=[1])
+
+
+class DigitPrediction(Schema):
+    """The answer for one picture."""
+
+    digit: int = Field(ge=0, le=9, examples=[7])
+    confidence: float = Field(ge=0, le=1, examples=[0.9987])
+    probabilities: list[float] = Field(description="ten numbers, in the order of the digits; they sum to 1")
+    model: ModelRef
+
+
+class DigitRow(Schema):
+    """The answer for one picture of a batch."""
+
+    digit: int = Field(ge=0, le=9)
+    confidence: float = Field(ge=0, le=1)
+    probabilities: list[float]
+
+
+class DigitPredictions(Schema):
+    """The answers, in the order of the pictures."""
+
+    predictions: list[DigitRow]
+    model: ModelRef
+
+
+class ImageJson(Schema):
+    """A picture file as base64 or as a `data:` URL."""
+
+    image: str
+
+
+class PixelsJson(Schema):
+    """28 rows of 28 integers 0..255; 255 is ink. Given to the model as it is."""
+
+    pixels: list[list[int]]
+
+
+class ImagesJson(Schema):
+    images: list[str]
+
+
+class PixelBatchJson(Schema):
+    pixels: list[list[list[int]]]
+
+
+class TextInput(Schema):
+    """A text for the topic model."""
+
+    text: str = Field(max_length=20_000)
+    model: str | None = None
+    version: int | None = Field(None, ge=1)
+    explain: bool = False
+
+
+class SeriesInput(Schema):
+    """Hourly readings for the forecast model, oldest first, one row of seven numbers an hour."""
+
+    values: list[list[float]]
+    start: str = Field(description="RFC 3339 time of the first row")
+    model: str | None = None
+    version: int | None = Field(None, ge=1)
+    explain: bool = False
+
+
+class SequenceInputs(Schema):
+    inputs: list[TextInput | SeriesInput]
+
+
+class TopicPrediction(Schema):
+    """The answer for a text."""
+
+    label: str
+    confidence: float = Field(ge=0, le=1)
+    probabilities: dict[str, float]
+    model: ModelRef
+
+
+class ForecastPrediction(Schema):
+    """The answer for a series: the next `horizon` steps of `target`, with the interval that holds `level` of them."""
+
+    target: str
+    horizon: int
+    times: list[str]
+    mean: list[float]
+    lower: list[float]
+    upper: list[float]
+    level: float
+    model: ModelRef
+
+
+class SequencePredictions(Schema):
+    predictions: list[TopicPrediction | ForecastPrediction]
+
+
+class FieldError(Schema):
+    loc: list[str | int]
+    msg: str
+
+
+class Problem(Schema):
+    """An error, RFC 9457."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldError] | None = None
+
+
+class VersionInfo(Schema):
+    """One version in the store."""
+
+    version: int
+    network: str | None = None
+    created_at: datetime | None = None
+    live: bool
+    metrics: dict[str, dict[str, float]] = {}
+    provenance: dict[str, Any] = {}
+    gate: dict[str, Any] | None = None
+    bytes: int = 0
+    problem: str | None = Field(None, description="why the version cannot be served")
+
+
+class ModelInfo(Schema):
+    """One model: what is live, what rollback goes to, what runs it."""
+
+    name: str
+    task: str | None
+    kind: str | None
+    default: bool
+    live: int | None
+    previous: int | None
+    serving: int | None = Field(description="the version that answers in this process; `null` until it is asked for")
+    provider: str | None
+    swaps: int
+    problem: str | None
+    versions: list[VersionInfo]
+
+
+class ModelList(Schema):
+    models: list[ModelInfo]
+
+
+class Promotion(Schema):
+    """Which version goes live."""
+
+    version: int = Field(ge=1, examples=[3])
+
+
+class Alive(Schema):
+    status: Literal["alive"] = "alive"
+
+
+class ModelReadiness(Schema):
+    ready: bool
+    version: int | None
+    provider: str | None
+    problem: str | None
+
+
+class Readiness(Schema):
+    """Whether every default model is loaded, warmed and on the asked-for device."""
+
+    status: Literal["ready", "not_ready"]
+    device: str = Field(description="the asked-for device mode")
+    device_note: str | None = Field(description="why the GPU is not used, where it is not")
+    trainer: str
+    models: dict[str, ModelReadiness]

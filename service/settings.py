@@ -1,0 +1,59 @@
+"""Settings from the environment, prefix `NEUROSERVE_`; the table in README is checked against this class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set; a wrong value refuses to start with a sentence."""
+
+    model_config = SettingsConfigDict(env_prefix="NEUROSERVE_", extra="ignore")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 takes a free one")
+    workers: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="HTTP processes; default: 1 on a GPU, else the CPU quota, at most 4"
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="`cuda` refuses to start without CUDA; `auto` takes it where it works and says what it got"
+    )
+    gpu_mem_limit_mb: Annotated[int, Field(ge=64)] | None = Field(
+        None, description="GPU memory each model's session may take; default: no limit"
+    )
+    state: Path = Field(Path("var"), description="folder of the model store, the job database, checkpoints, data sets")
+    trainer: Literal["embedded", "external", "off"] | None = Field(
+        None, description="who runs training jobs; default: `embedded` where torch is installed, else `external`"
+    )
+    database_url: str | None = Field(None, description="job database; default: `jobs.sqlite` in the state folder")
+    max_queued_jobs: Annotated[int, Field(ge=1)] = Field(16, description="training jobs that may wait")
+    max_queue_rows: Annotated[int, Field(ge=1)] = Field(2048, description="rows that may wait for one model")
+    max_batch_rows: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="rows of one run of a model")
+    max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = Field(0.0, description="time a batch is held for company")
+    deadline_ms: Annotated[float, Field(gt=0)] = Field(10_000.0, description="longest time to an answer, else 504")
+    max_body_bytes: Annotated[int, Field(ge=1024)] = Field(10 * 2**20, description="largest request body")
+    max_image_pixels: Annotated[int, Field(ge=784)] = Field(25_000_000, description="largest picture, width x height")
+    max_text_chars: Annotated[int, Field(ge=1)] = Field(20_000, description="longest text")
+    max_series_steps: Annotated[int, Field(ge=1)] = Field(4096, description="longest series")
+    max_batch_items: Annotated[int, Field(ge=1)] = Field(256, description="items of one batch request")
+    log_format: Literal["human", "json"] = Field("human", description="form of the log lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    shutdown_grace_s: Annotated[float, Field(gt=0)] = Field(10.0, description="time running requests get at shutdown")
+
+    @property
+    def store_dir(self) -> Path:
+        return self.state / "models"
+
+    @property
+    def gpu_mem_limit_bytes(self) -> int | None:
+        return None if self.gpu_mem_limit_mb is None else self.gpu_mem_limit_mb * 2**20
+
+    @property
+    def jobs_url(self) -> str:
+        return self.database_url or f"sqlite:///{(self.state / 'jobs.sqlite').resolve()}"

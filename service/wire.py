@@ -1,0 +1,126 @@
+"""ASGI messages in and out for the fast routes: bodies within their limit, JSON, and the headers of an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from starlette.types import Message, Receive, Scope, Send
+
+from service.errors import BodyTooLarge, ServiceError, UnreadableBody
+
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+
+Header = tuple[bytes, bytes]
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was read; there is nobody to answer."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body. BodyTooLarge over `limit` bytes, before reading where the client says its length."""
+    announced = header(scope, b"content-length")
+    if announced is not None and announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    message = await receive()
+    body: bytes = _chunk(message)
+    if not message.get("more_body", False) and len(body) <= limit:
+        return body
+    chunks, size = [body], len(body)
+    while message.get("more_body", False) and size <= limit:
+        message = await receive()
+        chunks.append(_chunk(message))
+        size += len(chunks[-1])
+    if size > limit:
+        raise _too_large(limit)
+    return b"".join(chunks)
+
+
+def _chunk(message: Message) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body: bytes = message.get("body", b"")
+    return body
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than the limit of {limit} bytes; send a smaller picture or fewer items.")
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that lower-case name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
+
+
+def media_type(scope: Scope) -> str:
+    """The Content-Type without its parameters, lower case; empty when there is none."""
+    return (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower().decode("latin-1")
+
+
+def parse_json(body: bytes) -> Any:
+    """The JSON value of a body; UnreadableBody when it is none.
+
+    NaN and Infinity are no JSON, but most clients write them: they are let through, so that validation can name
+    their place instead of refusing the whole text.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        reason = str(exc)
+    if b"NaN" in body or b"Infinity" in body:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as exc:
+            reason = str(exc)
+    raise UnreadableBody(f"The body is not valid JSON: {reason}.", code="unreadable_json")
+
+
+async def send_json(send: Send, status: int, content: Any, headers: list[Header]) -> None:
+    """Send `content` (numpy arrays welcome) as JSON."""
+    await send_bytes(send, status, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
+
+
+async def send_bytes(send: Send, status: int, body: bytes, content_type: bytes, headers: list[Header]) -> None:
+    start = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+def problem(error: ServiceError, request_id: str) -> tuple[bytes, list[Header]]:
+    """An error as an RFC 9457 body, and its extra headers."""
+    content: dict[str, Any] = {
+        "type": "about:blank",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "request_id": request_id,
+    }
+    if error.errors:
+        content["errors"] = error.errors
+    headers = [] if error.retry_after_s is None else [(b"retry-after", str(error.retry_after_s).encode())]
+    return orjson.dumps(content, default=str), headers
+
+
+def leaver(receive: Receive) -> Callable[[], bool]:
+    """A cheap test whether the client of a request has hung up.
+
+    uvicorn's request cycle knows it without being asked; waiting on `receive()` instead would cost each request a
+    task. Under another server the answer is always no, and a deadline ends the wait.
+    """
+    cycle = getattr(receive, "__self__", None)
+    if cycle is None or not hasattr(cycle, "disconnected"):
+        return _stays
+    return lambda: bool(cycle.disconnected)
+
+
+def _stays() -> bool:
+    return False

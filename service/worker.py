@@ -1,0 +1,79 @@
+"""One HTTP process: the application under uvicorn on the parent's listening socket."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from multiprocessing.connection import Connection
+
+import uvicorn
+
+from service import logs
+from service.app import create_app
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run(settings: Settings, listener: socket.socket, reports: Connection) -> None:
+    """Serve until SIGTERM; `reports` gets one JSON message when the models are ready."""
+    signal.set_wakeup_fd(-1)
+    _die_with_parent()
+    logs.configure(settings.log_format, settings.log_level)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s) or 1,
+        server_header=False,
+        date_header=True,
+    )
+    server = _Server(config, reports)
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(3)
+
+
+class _Server(uvicorn.Server):
+    """Tells the parent when it serves."""
+
+    def __init__(self, config: uvicorn.Config, reports: Connection) -> None:
+        super().__init__(config)
+        self._reports = reports
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            gc.collect()
+            gc.freeze()  # what start-up made stays; collections then look at requests only
+            self._reports.send_bytes(json.dumps(_report(self.config)).encode())
+
+
+def _report(config: uvicorn.Config) -> dict[str, object]:
+    state = config.app.state  # type: ignore[union-attr]
+    registry = state.registry
+    slots = [registry.loaded(name) for name in registry.defaults.values()]
+    return {
+        "providers": {slot.name: slot.live.engine.provider for slot in slots if slot is not None and slot.live},
+        "problems": registry.problems(),
+        "note": registry.device.reason,
+        "trainer": state.trainer,
+    }
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when its parent is gone, so that a killed service leaves nothing behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == 1:
+            sys.exit(1)
