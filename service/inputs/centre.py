@@ -1,0 +1,102 @@
+"""The 28x28 frame, as MNIST was made: the digit fits 20x20, aspect kept, and its centre of mass is the frame's centre.
+
+The recipe is from LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition" (1998),
+and the page of the MNIST database.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Plane = NDArray[np.float32]
+
+_SIDE, _BOX = 28, 20
+_BORDER = np.flatnonzero(np.pad(np.zeros((_SIDE - 2, _SIDE - 2), bool), 1, constant_values=True))
+# Strokes of MNIST are 2 to 4 pixels wide in the 20x20 box; a fine pen on a large sheet would fade to nothing there.
+_THINNEST = 2.0
+_WORKING = 80
+
+
+def as_is(pixels: Pixels) -> Pixels | None:
+    """[28, 28] itself if it is light ink on black, its negative if that is a centred MNIST image, else None.
+
+    "On black" is drawn wide enough for every image of MNIST and narrow enough that paper or a frame never passes.
+    """
+    if _on_black(pixels):
+        return pixels
+    negative = 255 - pixels
+    return negative if _on_black(negative) and _is_centred(negative) else None
+
+
+def fit(ink: Plane) -> Pixels:
+    """Ink [h, w], 0..1, to uint8 [28, 28]: scaled to 20x20 with soft edges, full contrast, centred by mass."""
+    rows, columns = np.flatnonzero((ink > 0.5).any(axis=1)), np.flatnonzero((ink > 0.5).any(axis=0))
+    cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = cut.shape
+    if max(height, width) < _WORKING:
+        cut = _resize(cut, _WORKING / max(height, width), cv2.INTER_CUBIC)
+    cut = _thicken(cut)
+    small = _resize(cut, _BOX / max(cut.shape), cv2.INTER_AREA)
+    small = np.clip(small / max(float(small.max()), 1e-6), 0, 1) * 255
+    return _placed(np.rint(small).astype(np.uint8))
+
+
+def _on_black(pixels: Pixels) -> bool:
+    flat = pixels.reshape(-1)
+    if flat.max() < 128 or np.count_nonzero(flat < 64) < 392:
+        return False
+    return int(np.count_nonzero(flat[_BORDER] < 24)) >= 81
+
+
+def _is_centred(pixels: Pixels) -> bool:
+    seen = pixels > 31
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    if max(np.ptp(rows), np.ptp(columns)) >= _BOX:
+        return False
+    y, x = _mass_centre(pixels)
+    return abs(y - 14) <= 0.75 and abs(x - 14) <= 0.75
+
+
+def _mass_centre(pixels: Pixels) -> tuple[float, float]:
+    weights = pixels.astype(np.float64)
+    total = weights.sum()
+    y = weights.sum(axis=1) @ np.arange(pixels.shape[0]) / total
+    x = weights.sum(axis=0) @ np.arange(pixels.shape[1]) / total
+    return float(y), float(x)
+
+
+def _thicken(ink: Plane) -> Plane:
+    """Widen strokes that would be thinner than MNIST's thinnest; each pixel keeps its grey level."""
+    mask = (ink > 0.5).astype(np.uint8)
+    depth = cv2.distanceTransform(cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 5)
+    ridge = depth[(depth > 0) & (depth >= cv2.dilate(depth, np.ones((3, 3), np.uint8)))]
+    pixel = max(ink.shape) / _BOX
+    missing = _THINNEST * pixel - 2 * float(np.median(ridge))
+    reach = round(missing / 2)
+    if reach < 1:
+        return ink
+    padded = cv2.copyMakeBorder(ink, reach, reach, reach, reach, cv2.BORDER_CONSTANT)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    return cast("Plane", cv2.dilate(padded, kernel))
+
+
+def _resize(plane: Plane, scale: float, method: int) -> Plane:
+    height, width = plane.shape
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cast("Plane", cv2.resize(plane, size, interpolation=method))
+
+
+def _placed(box: Pixels) -> Pixels:
+    """The box in the 28x28 frame, moved by whole pixels: its centre of mass lies at (14, 14), as far as it fits."""
+    y, x = _mass_centre(box)
+    height, width = box.shape
+    top = min(max(round(14 - y), 0), _SIDE - height)
+    left = min(max(round(14 - x), 0), _SIDE - width)
+    frame = np.zeros((_SIDE, _SIDE), np.uint8)
+    frame[top : top + height, left : left + width] = box
+    return frame

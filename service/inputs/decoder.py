@@ -1,0 +1,233 @@
+"""Picture files to arrays: every format, mode, depth, orientation and transparency becomes uint8 [h, w] or [h, w, 3].
+
+Sizes are refused from the header, before anything is decoded, and large pictures are made smaller while they are read.
+Nothing but ServiceError comes out, whatever the bytes are.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from typing import TYPE_CHECKING, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import InvalidInput, ServiceError, UnreadableBody
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+# A digit needs far fewer pixels than a camera gives; this leaves ~100 px for one that fills a tenth of the picture.
+_LONG_SIDE = 1024
+_PLAIN_PNG_PIXELS = 128 * 128
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_START = _PNG + b"\0\0\0\rIHDR"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+_ORIENTATION_TAG = 0x0112
+
+# The service runs one decode per worker thread; a second pool inside OpenCV only fights with it.
+cv2.setNumThreads(1)
+
+
+def read(data: bytes, max_pixels: int) -> Pixels:
+    """The first picture in `data`, upright and opaque: uint8 [h, w] if grey, else [h, w, 3] RGB.
+
+    At most 1,024 pixels a side: larger pictures are averaged down. Raises UnreadableBody or InvalidInput.
+    """
+    plain = _read_plain_png(data, max_pixels)
+    return _read_any(data, max_pixels) if plain is None else plain
+
+
+def _read_plain_png(data: bytes, max_pixels: int) -> Pixels | None:
+    """A small 8-bit grey PNG of nothing but IHDR, IDAT and IEND by OpenCV, several times as fast as Pillow; else None.
+
+    OpenCV makes up what a broken file lacks, so its checksums and the length of its rows are proved first.
+    """
+    if len(data) < 57 or data[:16] != _PNG_START or data[24:29] != b"\x08\0\0\0\0" or data[-12:] != _PNG_END:
+        return None
+    width, height, _, _, header_sum, size = struct.unpack_from(">IIIBII", data, 16)
+    rows = data[37 : 41 + size]
+    sound = (
+        0 < width * height <= min(max_pixels, _PLAIN_PNG_PIXELS)
+        and len(data) == 57 + size
+        and rows[:4] == b"IDAT"
+        and zlib.crc32(data[12:29]) == header_sum
+        and zlib.crc32(rows) == int.from_bytes(data[41 + size : 45 + size])
+        and _holds_rows(rows[4:], width, height)
+    )
+    return cast("Pixels", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)) if sound else None
+
+
+def _holds_rows(deflated: bytes, width: int, height: int) -> bool:
+    """Whether the stream is whole and gives each row's filter byte (0..4) and its pixels, nothing less or more."""
+    size = height * (width + 1)
+    inflater = zlib.decompressobj()
+    try:
+        raw = inflater.decompress(deflated, size + 1)
+    except zlib.error:
+        return False
+    return len(raw) == size and inflater.eof and max(raw[:: width + 1]) <= 4
+
+
+def _read_any(data: bytes, max_pixels: int) -> Pixels:
+    from PIL import Image
+
+    _check_whole(data)
+    _check_size(*_webp_size(data), max_pixels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        # Pillow's readers raise whatever a broken file makes them trip over, from KeyError to struct.error.
+        try:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                _check_size(image.width, image.height, max_pixels)
+                return _to_array(image)
+        except ServiceError:
+            raise
+        except Image.DecompressionBombError:
+            raise _too_large(max_pixels) from None
+        except Exception:
+            raise _unreadable() from None
+
+
+def _check_whole(data: bytes) -> None:
+    """Refuse a PNG that ends early or has a damaged chunk: Pillow would hand out what it got so far."""
+    if not data.startswith(_PNG):
+        return
+    at, kind = len(_PNG), b""
+    while kind != b"IEND":
+        size, kind = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (0, b"")
+        end = at + 8 + size
+        if not kind or end + 4 > len(data):
+            raise _unreadable()
+        if (
+            kind in _PNG_CRITICAL
+            and zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]
+        ):
+            raise _unreadable()
+        at = end + 4
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP file's canvas, whose memory Pillow's reader claims as it opens; (0, 0) if not WebP."""
+    if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return 0, 0
+    if data[12:16] == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _to_array(image: Image.Image) -> Pixels:
+    image.draft(image.mode, _target(*image.size))
+    image.load()
+    turn = _orientation(image)
+    if image.mode in {"I", "F"} or image.mode.startswith("I;"):
+        return _turned(_to_8_bit(np.asarray(image)), turn)
+    if image.has_transparency_data:
+        premultiplied = _reduced(image.convert("RGBA").convert("RGBa"))
+        return _turned(_opaque(np.asarray(premultiplied)), turn)
+    if image.mode != "L":
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return _turned(_grey_if_equal(np.asarray(_reduced(image))), turn)
+
+
+def _target(width: int, height: int) -> tuple[int, int]:
+    scale = min(1.0, _LONG_SIDE / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    factor = -(-max(image.size) // _LONG_SIDE)
+    return image if factor == 1 else image.reduce((min(factor, image.width), min(factor, image.height)))
+
+
+def _orientation(image: Image.Image) -> int:
+    # A broken EXIF block is no reason to refuse a picture that can be seen.
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:
+        return 1
+
+
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo a camera's EXIF orientation (1..8), height and width first."""
+    if orientation in {5, 6, 7, 8}:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in {3, 4, 7, 8}:
+        pixels = pixels[::-1]
+    if orientation in {2, 3, 6, 7}:
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _to_8_bit(values: NDArray[np.generic]) -> Pixels:
+    """Scale 16 and 32 bit and float samples to 0..255; the white level is the usual one that just holds the largest."""
+    numbers = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
+    low, high = float(numbers.min()), float(numbers.max())
+    levels = (1.0, 255.0) if values.dtype.kind == "f" else (255.0, 1023.0, 4095.0, 65535.0)
+    white = next((level for level in levels if low >= 0 and high <= level), None)
+    if white is None or high < white / 64:
+        numbers, white = numbers - low, max(high - low, 1e-30)
+    height, width = numbers.shape
+    if max(height, width) > _LONG_SIDE:
+        numbers = cast("NDArray[np.float32]", cv2.resize(numbers, _target(width, height), interpolation=cv2.INTER_AREA))
+    scaled: Pixels = np.rint(numbers * (255.0 / white)).astype(np.uint8)
+    return scaled
+
+
+def _grey_if_equal(pixels: Pixels) -> Pixels:
+    """One channel where the three are equal, give or take what JPEG's colour space costs."""
+    if pixels.ndim == 2:
+        return pixels
+    red, green, blue = cv2.split(pixels)
+    if max(cv2.absdiff(red, green).max(), cv2.absdiff(green, blue).max()) > 3:
+        return pixels
+    return cast("Pixels", green)
+
+
+def _opaque(premultiplied: Pixels) -> Pixels:
+    """RGBa [h, w, 4] with colour already times alpha to an opaque picture in which ink still stands out.
+
+    One colour everywhere: alpha is the drawing. Mostly opaque: the see-through part becomes paper. Else the strokes
+    are coloured and lie on nothing: they get a white or a black sheet, whichever is further from them.
+    """
+    alpha = premultiplied[:, :, 3]
+    if alpha.min() == 255:
+        return _grey_if_equal(premultiplied[:, :, :3])
+    seen = alpha > 127
+    if not seen.any():
+        return alpha
+    share = alpha[:, :, None].astype(np.float32) / 255
+    colours = premultiplied[seen][:, :3] / share[seen]
+    mostly_opaque = seen.mean() > 0.5
+    rare = 0.2 if mostly_opaque else 5
+    low, middle, high = np.percentile(colours, (rare, 50, 100 - rare), axis=0)
+    if (high - low).max() <= (16 if mostly_opaque else 48):
+        return alpha
+    sheet = middle if mostly_opaque else np.full(3, 0.0 if middle.mean() > 127 else 255.0)
+    blended = premultiplied[:, :, :3] + (1 - share) * sheet
+    return _grey_if_equal(np.clip(np.rint(blended), 0, 255).astype(np.uint8))
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise _too_large(max_pixels)
+
+
+def _too_large(max_pixels: int) -> InvalidInput:
+    return InvalidInput(f"The picture has more than {max_pixels:,} pixels; send a smaller one.", code="image_too_large")
+
+
+def _unreadable() -> UnreadableBody:
+    return UnreadableBody("This is no whole PNG, JPEG, WebP, BMP, GIF or TIFF picture.", code="unreadable_image")

@@ -1,0 +1,109 @@
+"""Ink from paper: a picture of one digit becomes its drawing alone, ink bright on black.
+
+Knows nothing of files or of the 28x28 frame. Four steps: one plane along the colour that tells ink from paper,
+polarity, even light, and a threshold that keeps soft edges. Which marks are the digit is for `marks` to say.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.inputs import marks
+
+Plane = NDArray[np.float32]
+Picture = TypeVar("Picture", NDArray[np.uint8], NDArray[np.float32])
+
+_SMALL = 96
+# Ink must stand out from paper by this many of 255 levels and by this many times the paper's own grain.
+_LEAST_CONTRAST = 6.0
+_LEAST_GRAINS = 6.0
+
+
+def find(picture: NDArray[np.uint8]) -> Plane | None:
+    """Picture [h, w] or [h, w, 3] to its ink [h, w], 0..1, without dirt and lines; None where nothing stands out."""
+    if picture.min() == picture.max():
+        return None
+    plane = _even(_bright_ink(_one_plane(picture)))
+    grain = 1.48 * float(np.median(np.abs(_sample(plane))))
+    standing_out = plane[plane > max(_LEAST_CONTRAST, _LEAST_GRAINS * grain)]
+    if not standing_out.size:
+        return None
+    # The few darkest tell the pen from fainter lines, however many; their median is safe from a lone bright spot.
+    level = float(np.percentile(standing_out, 99))
+    level = float(np.median(standing_out[standing_out >= 0.7 * level]))
+    strokes = marks.digit(plane, max(0.45 * level, 4 * grain))
+    soft = np.clip((plane - 0.2 * level) / (0.7 * level), 0, 1)
+    # One pixel around the strokes holds their soft edge; beyond it there are only lines and grain.
+    near = cv2.dilate(strokes.view(np.uint8), np.ones((3, 3), np.uint8))
+    return cast("Plane", soft * near)
+
+
+def _one_plane(picture: NDArray[np.uint8]) -> Plane:
+    """Grey as it is; colours along the axis on which fine detail differs most, so that hue alone can carry the ink."""
+    if picture.ndim == 2:
+        return picture.astype(np.float32)
+    small = _small(picture)
+    detail = (small.astype(np.float32) - _wide_median(small)).reshape(-1, 3)
+    weighted = detail * (detail * detail).sum(axis=1, keepdims=True)
+    axis = np.linalg.eigh(weighted.T @ detail)[1][:, -1]
+    axis /= np.abs(axis).sum()
+    return cast("Plane", cv2.transform(picture.astype(np.float32), axis[None].astype(np.float32)))
+
+
+def _bright_ink(plane: Plane) -> Plane:
+    """Turn the plane so that ink is brighter than paper: ink departs from its surroundings more rarely and further."""
+    low, high = float(plane.min()), float(plane.max())
+    small = np.rint((_small(plane) - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
+    detail = small.astype(np.float32) - _wide_median(small)
+    skew = float((detail**3).mean() / max(float((detail**2).mean()) ** 1.5, 1e-6))
+    if abs(skew) < 0.8:
+        # Fat strokes that fill the picture: paper is then what lies along its edge.
+        threshold, _ = cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)
+        edge = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
+        skew = 0.5 - float((edge > threshold).mean())
+    return plane - low if skew > 0 else high - plane
+
+
+def _even(plane: Plane) -> Plane:
+    """Subtract the paper: a morphological opening wider than any stroke, smoothed, follows shade and vignetting."""
+    small = _small(plane)
+    if max(small.shape) < 48:
+        return plane - np.float32(np.median(plane[plane <= plane.mean()]))
+    width = round(0.3 * max(small.shape))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    calm = cv2.copyMakeBorder(cv2.medianBlur(small, 3), width, width, width, width, cv2.BORDER_REFLECT)
+    opened = cv2.morphologyEx(calm, cv2.MORPH_OPEN, kernel)[width:-width, width:-width]
+    paper = cv2.GaussianBlur(opened, (0, 0), width / 4)
+    low, high = np.percentile(paper, (5, 95))
+    if high - low < 0.03 * float(small.max() - small.min()):
+        return plane - np.float32(np.median(paper))
+    height, across = plane.shape
+    rest = cast("Plane", plane - cv2.resize(paper, (across, height), interpolation=cv2.INTER_LINEAR))
+    rest -= np.median(_sample(rest))
+    return rest
+
+
+def _sample(plane: Plane) -> Plane:
+    """Every n-th row and column, enough pixels for a median."""
+    step = max(1, max(plane.shape) // 256)
+    return plane[::step, ::step]
+
+
+def _small(picture: Picture) -> Picture:
+    height, width = picture.shape[:2]
+    scale = _SMALL / max(height, width)
+    if scale >= 1:
+        return picture
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cast("Picture", cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+
+
+def _wide_median(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # Reflected, a frame along the edge stays the thin line it is.
+    reach = max(1, round(0.3 * max(small.shape[:2])))
+    padded = cv2.copyMakeBorder(small, reach, reach, reach, reach, cv2.BORDER_REFLECT)
+    return cast("NDArray[np.uint8]", cv2.medianBlur(padded, 2 * reach + 1)[reach:-reach, reach:-reach])
