@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +17,7 @@ from models.jobs import Recipes
 from models.store import Store
 from service import openapi
 from service.device import choose
-from service.errors import InternalError, InvalidInput, ServiceError, UnreadableBody
+from service.errors import InternalError, InvalidInput, NotFound, ServiceError, UnreadableBody
 from service.jobs import JobBoard
 from service.metrics import Metrics
 from service.middleware import Envelope
@@ -27,7 +28,7 @@ from service.wire import problem
 from service.workers import threads_for, trainer_mode
 
 VERSION = "0.1.0"
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 400: "unreadable_body"}
+_CODES = {405: "method_not_allowed", 413: "body_too_large", 400: "unreadable_body"}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -38,7 +39,6 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,
-        max_body_size=settings.max_body_bytes,
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
@@ -47,9 +47,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.registry = Registry(Store(settings.store_dir), app.state.recipes, settings, app.state.metrics)
     app.state.jobs = JobBoard(settings, app.state.trainer)
     app.router.routes.extend(predict.routes(app.state.registry, settings))
-    app.include_router(train.router)
-    app.include_router(models.router)
-    app.include_router(operations.router)
+    for part in (train, models, operations):
+        app.include_router(part.router, max_body_size=settings.max_body_bytes)
     operations.add_pages(app)
     openapi.install(app, settings)
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
@@ -74,24 +73,22 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _render(request: Request, exc: Exception) -> Response:
     """Any error in the one wire form."""
-    body, headers = problem(_as_service_error(exc), request.scope["state"]["request_id"])
-    error_status = _as_service_error(exc).status
-    return Response(
-        body,
-        error_status,
-        {name.decode(): value.decode() for name, value in headers},
-        media_type="application/problem+json",
-    )
+    error = _as_service_error(exc, request)
+    body, more = problem(error, request.scope["state"]["request_id"])
+    headers = {name.decode(): value.decode() for name, value in more}
+    if isinstance(exc, HTTPException) and exc.headers:
+        headers.update(exc.headers)
+    return Response(body, error.status, headers, media_type="application/problem+json")
 
 
-def _as_service_error(exc: Exception) -> ServiceError:
+def _as_service_error(exc: Exception, request: Request) -> ServiceError:
     match exc:
         case ServiceError():
             return exc
         case RequestValidationError():
             return _validation_error(exc)
         case HTTPException():
-            return _http_error(exc)
+            return _http_error(exc, request)
     return InternalError("Something failed on our side; the log has the reason.")
 
 
@@ -104,7 +101,14 @@ def _validation_error(exc: RequestValidationError) -> ServiceError:
     return InvalidInput(f"{first}: {places[0][1]}.", errors=places)
 
 
-def _http_error(exc: HTTPException) -> ServiceError:
-    error = ServiceError(str(exc.detail), code=_CODES.get(exc.status_code, "http_error"))
-    error.status, error.title = exc.status_code, str(exc.detail)
+def _http_error(exc: HTTPException, request: Request) -> ServiceError:
+    match exc.status_code:
+        case 404:
+            return NotFound(f"Nothing is at {request.url.path}; see /docs for what there is.")
+        case 405:
+            detail = f"{request.method} is not possible at {request.url.path}; see /docs."
+        case _:
+            detail = str(exc.detail)
+    error = ServiceError(detail, code=_CODES.get(exc.status_code, "http_error"))
+    error.status, error.title = exc.status_code, HTTPStatus(exc.status_code).phrase
     return error

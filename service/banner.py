@@ -12,7 +12,7 @@ def text(address: tuple[Any, ...], report: dict[str, Any], workers: int) -> str:
     shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - shown, not bound
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
     providers = sorted(set(report["providers"].values())) or ["none"]
-    note = f" ({report['note']})" if report["note"] else ""
+    note = f", for {report['note']}" if report["note"] else ""
     problems = [f"  NOT READY   {name}: {problem}" for name, problem in report["problems"].items()]
     return "\n".join(
         [

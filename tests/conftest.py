@@ -1,0 +1,24 @@
+"""Fixtures that many tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.server import Server
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the data sets; a test that needs it fails without it."""
+    value = os.environ.get("DATA_DIR", "var/data")
+    path = Path(value)
+    assert path.is_dir(), f"DATA_DIR={value} is no folder; run `make data`, or set DATA_DIR"
+    return path
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory):
+    """One service on the shipped models, without a trainer, for all tests that leave its state alone."""
+    with Server(tmp_path_factory.mktemp("service")) as server:
+        yield server
