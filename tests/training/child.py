@@ -1,0 +1,88 @@
+"""A training child without torch: the same arguments, events, checkpoint habits and candidate as the real one.
+
+What it should do besides is read from the JSON file that the environment variable CHILD_PLAN names:
+`epoch_s` (length of an epoch), `crash_at` (epoch to die in), `crashes` (how often), `error_at` (epoch to give up in),
+`stop_at` (epoch to stop early in), `deaf` (ignore nothing, just hang in that epoch).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from training.lifeline import die_with_parent
+
+STEPS = 10
+
+
+def say(**event: Any) -> None:
+    print(json.dumps({"at": datetime.now(UTC).isoformat(), **event}), flush=True)
+
+
+def row(epoch: int) -> dict[str, Any]:
+    loss = round(1 / epoch, 3)
+    return {"epoch": epoch, "train_loss": loss, "val_loss": loss, "val_metric": 1 - loss / 10, "seconds": 0.1}
+
+
+def train(given: argparse.Namespace, plan: dict[str, Any]) -> None:
+    checkpoint = given.work / "done.json"
+    done = json.loads(checkpoint.read_text()) if checkpoint.is_file() else 0
+    for epoch in range(1, done + 1):
+        say(type="epoch", row=row(epoch))
+    for epoch in range(done + 1, given.epochs + 1):
+        run_epoch(epoch, given, plan)
+        checkpoint.write_text(json.dumps(epoch))
+        stop = plan.get("stop_at") == epoch
+        say(type="epoch", row=row(epoch), stopped_early=stop)
+        if stop:
+            break
+
+
+def run_epoch(epoch: int, given: argparse.Namespace, plan: dict[str, Any]) -> None:
+    for step in range(1, STEPS + 1):
+        time.sleep(plan.get("epoch_s", 0.1) / STEPS)
+        at = {"epoch": epoch, "epochs": given.epochs, "step": step, "steps": STEPS, "eta_s": None}
+        say(type="progress", progress=at)
+    if plan.get("error_at") == epoch:
+        say(type="error", message="the loss is no longer a number")
+        sys.exit(1)
+    if plan.get("crash_at") == epoch:
+        scars = given.work / "crashes"
+        count = len(scars.read_text()) if scars.is_file() else 0
+        if count < plan.get("crashes", 1):
+            scars.write_text("x" * (count + 1))
+            print("out of luck", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task")
+    for name in ("--network", "--batch-size", "--learning-rate", "--seed"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    for name in ("--events", "--stage-only", "--resume"):
+        parser.add_argument(name, action="store_true", required=True)
+    given = parser.parse_args()
+    plan = json.loads(Path(os.environ["CHILD_PLAN"]).read_text()) if "CHILD_PLAN" in os.environ else {}
+    die_with_parent(os.getppid())
+    say(type="log", message=f"process {os.getpid()}")
+    say(type="stage", stage="data")
+    train(given, plan)
+    for stage in ("fit", "export", "parity", "evaluate"):
+        say(type="stage", stage=stage)
+    say(type="stage", stage="candidate", path=str(given.work / "candidate"))
+
+
+if __name__ == "__main__":
+    main()

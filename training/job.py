@@ -1,0 +1,240 @@
+"""One job from its spec to its end: which steps it takes, and what it does when the child dies, lies or gives up.
+
+Knows neither the queue's engine nor torch: a `Ledger` records steps and events, an `Attempt` trains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from models.jobs import (
+    EpochEvent,
+    EpochRow,
+    ErrorEvent,
+    JobEvent,
+    JobResult,
+    JobSpec,
+    JobStatus,
+    LogEvent,
+    Progress,
+    ProgressEvent,
+    Snapshot,
+    StageEvent,
+    StatusEvent,
+)
+from models.manifest import now
+from models.store import Store, StoreError
+from training.attempt import Attempt, Place, command_of, name_of, place, place_of
+from training.gate import GateError
+from training.publish import CandidateError, publish
+
+FIT = (sys.executable, "-m", "training", "fit")
+ATTEMPTS = 3
+PROGRESS_EVERY_S = 0.5
+
+log = logging.getLogger("training.worker")
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """Where jobs work and publish, how long one may take, and the command that trains."""
+
+    state: Path
+    store: Path
+    time_limit_s: float = 6 * 3600.0
+    fit: Sequence[str] = FIT
+
+
+class Ledger(Protocol):
+    """What makes a job durable. Inside a step, `tell` and `save` happen each time; outside, once for ever."""
+
+    async def step(self, name: str, work: Callable[[], Awaitable[Any]], *, preemptible: bool = True) -> Any:
+        """The JSON value of `work`, or the one recorded by an earlier execution; cancellation reaches into it."""
+
+    async def tell(self, event: JobEvent) -> None:
+        """Append an event to the job's stream."""
+
+    async def save(self, snapshot: Snapshot) -> None:
+        """Replace the job's snapshot."""
+
+
+class _GaveUpError(Exception):
+    """The job has failed; the sentence says why."""
+
+
+class JobRun:
+    """One execution of a job. Which steps it takes follows from recorded values alone, so that it can be replayed."""
+
+    def __init__(self, job_id: str, spec: JobSpec, settings: JobSettings, ledger: Ledger) -> None:
+        self.id, self.spec, self.settings, self.ledger = job_id, spec, settings, ledger
+        self.work = settings.state / "jobs" / job_id
+        self.snapshot = Snapshot(status=JobStatus.RUNNING, started_at=now())
+        self.result: JobResult | None = None
+        self._attempt: Attempt | None = None
+        self._crashes = 0
+        self._last_progress = 0.0
+
+    async def run(self) -> Snapshot:
+        """Take the job to its end: succeeded, rejected or failed."""
+        started = await self.ledger.step("begin", _now_text, preemptible=False)
+        self.snapshot = self.snapshot.model_copy(update={"started_at": datetime.fromisoformat(started)})
+        await self.ledger.tell(StatusEvent(at=now(), status=JobStatus.RUNNING))
+        await self.ledger.save(self.snapshot)
+        try:
+            await self._until(place("data"))
+            await self._epochs()
+            for stage in ("export", "parity", "evaluate"):
+                await self._until(place(stage))
+            candidate = StageEvent.model_validate(await self._until(place("candidate")))
+            self.result = JobResult.model_validate(await self._take("publish", lambda: self._publish(candidate.path)))
+        except _GaveUpError as exc:
+            self.snapshot = self.snapshot.model_copy(update={"error": str(exc)})
+        await self.close()
+        await self.clear()
+        self.snapshot = self.ended()
+        log.info("job %s has %s %s", self.id, self.snapshot.status, self.snapshot.error or "")
+        return self.snapshot
+
+    def ended(self) -> Snapshot:
+        """The last snapshot, from the result or the error."""
+        if self.result is None:
+            status = JobStatus.FAILED
+        else:
+            status = JobStatus.REJECTED if self.result.model is None else JobStatus.SUCCEEDED
+        return self.snapshot.model_copy(update={"status": status, "result": self.result, "finished_at": now()})
+
+    async def close(self) -> None:
+        """End the child, if there is one."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            await attempt.close()
+
+    async def clear(self) -> None:
+        """Remove the job's folder: checkpoints and candidate are of no more use."""
+        await asyncio.to_thread(shutil.rmtree, self.work, ignore_errors=True)
+
+    # ------------------------------------------------------------------ in the workflow
+
+    async def _take(self, name: str, work: Callable[[], Awaitable[Any]], *, preemptible: bool = False) -> Any:
+        """A recorded step whose failure, a sentence, ends the job."""
+
+        async def guarded() -> dict[str, Any]:
+            try:
+                return {"value": await work()}
+            except _GaveUpError as exc:
+                return {"failure": str(exc)}
+
+        answer = await self.ledger.step(name, guarded, preemptible=preemptible)
+        if "failure" in answer:
+            raise _GaveUpError(answer["failure"])
+        return answer["value"]
+
+    async def _until(self, goal: Place) -> Any:
+        """The child's event at the goal; None, or the later stage it is in, when it had passed it."""
+        return await self._take(name_of(goal), lambda: self._reach(goal), preemptible=True)
+
+    async def _epochs(self) -> None:
+        for epoch in range(1, self.spec.epochs + 1):
+            reached = await self._until(place("epoch", epoch))
+            if reached is None:
+                continue
+            if reached["type"] != "epoch":
+                return
+            event = EpochEvent.model_validate(reached)
+            await self.ledger.tell(event)
+            await self._note(event.row)
+            if event.stopped_early:
+                return
+
+    async def _note(self, row: EpochRow) -> None:
+        last = self.snapshot.progress
+        steps, eta_s = (last.steps, last.eta_s) if last else (1, None)
+        progress = Progress(epoch=row.epoch, epochs=self.spec.epochs, step=steps, steps=steps, eta_s=eta_s)
+        history = [*self.snapshot.history, row]
+        self.snapshot = self.snapshot.model_copy(update={"history": history, "progress": progress})
+        await self.ledger.save(self.snapshot)
+
+    # ------------------------------------------------------------------ in a step
+
+    async def _reach(self, goal: Place) -> Any:
+        """Listen to the child, a new one if need be, until it is at the goal; what it repeats on the way is dropped."""
+        while True:
+            attempt = self._attempt or await self._start(goal)
+            event = await self._next(attempt)
+            if event is None:
+                await self._crashed(attempt)
+                continue
+            if isinstance(event, ErrorEvent):
+                raise _GaveUpError(event.message)
+            reached = place_of(event)
+            if reached is None:
+                await self._pass_on(event)
+            elif reached == goal:
+                return event.model_dump(mode="json")
+            elif reached > goal:
+                attempt.put_back(event)
+                return event.model_dump(mode="json") if isinstance(event, StageEvent) else None
+
+    async def _start(self, goal: Place) -> Attempt:
+        if goal > place("data") or self._crashes:
+            await self._log("info", "a new training process goes on from the last finished epoch")
+        try:
+            await asyncio.to_thread(self.work.mkdir, parents=True, exist_ok=True)
+            self._attempt = await Attempt.start(command_of(self.settings.fit, self.spec, self.work), self.work)
+        except OSError as exc:
+            raise _GaveUpError(f"the training process could not be started: {exc}") from exc
+        return self._attempt
+
+    async def _next(self, attempt: Attempt) -> JobEvent | None:
+        limit_s = self.settings.time_limit_s
+        left = self.snapshot.started_at + timedelta(seconds=limit_s) - now()
+        try:
+            async with asyncio.timeout(max(0.0, left.total_seconds())):
+                return await attempt.next()
+        except TimeoutError:
+            raise _GaveUpError(f"the job did not end within its time limit of {limit_s:g} seconds") from None
+
+    async def _crashed(self, attempt: Attempt) -> None:
+        words = await attempt.ended()
+        self._attempt = None
+        self._crashes += 1
+        await self._log("warning", f"training process {self._crashes} of {ATTEMPTS} ended too early: {words}")
+        if self._crashes >= ATTEMPTS:
+            raise _GaveUpError(f"the training process ended too early {ATTEMPTS} times, the last time with {words}")
+
+    async def _pass_on(self, event: JobEvent) -> None:
+        if isinstance(event, LogEvent):
+            await self.ledger.tell(event)
+        elif isinstance(event, ProgressEvent) and time.monotonic() - self._last_progress >= PROGRESS_EVERY_S:
+            self._last_progress = time.monotonic()
+            self.snapshot = self.snapshot.model_copy(update={"progress": event.progress})
+            await self.ledger.tell(event)
+            await self.ledger.save(self.snapshot)
+
+    async def _publish(self, candidate: str | None) -> Any:
+        if candidate is None:
+            raise _GaveUpError("the training process named no candidate")
+        store = Store(self.settings.store)
+        try:
+            result = await asyncio.to_thread(publish, Path(candidate), store, self.spec.promote, self.id)
+        except (CandidateError, GateError, StoreError, OSError) as exc:
+            raise _GaveUpError(f"the version could not be published: {exc}") from exc
+        self.result = result
+        return result.model_dump(mode="json")
+
+    async def _log(self, level: Any, message: str) -> None:
+        log.info("job %s: %s", self.id, message)
+        await self.ledger.tell(LogEvent(at=now(), level=level, message=message))
+
+
+async def _now_text() -> str:
+    return now().isoformat()
