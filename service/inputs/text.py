@@ -18,8 +18,8 @@ from service.errors import InvalidInput, Location
 MAX_CHARS = 20_000
 _HEAD_CHARS = 6144
 """A longer text is first tried by so many of its characters."""
-_SEAM_CHARS = 2048
-"""What a cut may change before it: the normaliser's longest match, even if each of its characters was an entity."""
+_SEAM_CHARS = 512
+"""How far before its end a cut may change tokens: more than the longest match of the tokenizer's normaliser."""
 
 
 class TextEncoder:

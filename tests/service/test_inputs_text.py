@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from models.manifest import TextSpec
 from models.store import Store
-from service.errors import InvalidInput, ServiceError
+from service.errors import InvalidInput
 from service.inputs.text import MAX_CHARS, TextEncoder
 
 ZOO = Store(Path(__file__).parents[2] / "models" / "zoo")
@@ -79,7 +79,7 @@ def test_a_text_over_the_limit_names_limit_and_length() -> None:
         ENCODER.encode("a text", max_chars=5)
 
 
-@pytest.mark.parametrize("text", ["\ud800", "oil \udfff prices", "\ud83d"])
+@pytest.mark.parametrize("text", ["\ud800", "oil \udfff prices"])
 def test_half_a_surrogate_pair_is_refused(text: str) -> None:
     """A string that is no Unicode text is a 422, never an error of the tokenizer."""
     with pytest.raises(InvalidInput, match="surrogate") as caught:
@@ -100,11 +100,10 @@ def test_any_string_is_ids_or_a_refusal(text: str) -> None:
     """Whatever the characters, there is an answer or a client error."""
     try:
         ids = ENCODER.encode(text)
-    except ServiceError as error:
-        assert error.status == 422
-    else:
-        assert 1 <= len(ids) <= 256
-        assert ids.min() >= 1
+    except InvalidInput:
+        return
+    assert 1 <= len(ids) <= 256
+    assert ids.min() >= 1
 
 
 def test_cutting_a_huge_text_first_changes_no_id() -> None:

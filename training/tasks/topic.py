@@ -1,0 +1,219 @@
+"""Topics of news: a text to the probabilities of World, Sports, Business and Sci/Tech (AG News).
+
+Against the small number of rows, training hides tokens at random ("word dropout", Iyyer et al., ACL 2015) and shows
+some rows as their headline alone, so that short texts are answered well too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from models.jobs import NetworkRecipe, Range, TaskRecipe
+from models.manifest import Buckets, TensorSpec, TextSpec
+from training import classify
+from training.datasets import ag_news
+from training.datasets.ag_news import LABELS, Article
+from training.nets.transformer import TopicTransformer
+from training.tasks.base import Inputs, Optimisation, ServingSpec, Split, Splits, Task
+
+VOCABULARY = 12_000
+MAX_LENGTH = 256
+TOKENIZER = "tokenizer.json"
+_LENGTHS = [16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 192, MAX_LENGTH]
+_HIDDEN_TOKENS, _HEADLINES = 0.2, 0.15
+"""Shares of a training batch: tokens hidden, rows cut to their headline."""
+_SMOOTHING = 0.05
+_SORTED_BATCHES = 32
+"""Training sorts so many batches' worth of shuffled rows by length, which spares most of the padding."""
+
+_NETS: dict[str, Callable[[int, int, int], nn.Module]] = {"transformer": TopicTransformer}
+
+
+@dataclass(frozen=True)
+class TextSplit(Split):
+    """`token_ids` padded with 0, and how many of a row's tokens [rows] are its headline."""
+
+    headlines: Tensor
+
+
+class Serving(nn.Module):
+    """Probabilities [batch, 4] of `token_ids` int64 [batch, length]."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return torch.softmax(self.network(token_ids) / self.temperature, dim=1)
+
+
+def encode(tokenizer: Tokenizer, articles: list[Article]) -> TextSplit:
+    """The articles' texts as ids, the longest cut to MAX_LENGTH."""
+    texts = _ids(tokenizer, [article.text for article in articles])
+    titles = _ids(tokenizer, [article.title for article in articles])
+    token_ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
+    for row, ids in enumerate(texts):
+        token_ids[row, : len(ids)] = torch.tensor(ids)
+    return TextSplit(
+        inputs={"token_ids": token_ids},
+        targets=torch.tensor([article.label for article in articles]),
+        headlines=torch.tensor([max(1, len(ids)) for ids in titles]),
+    )
+
+
+def _ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [found.ids[:MAX_LENGTH] for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _range(default: float, least: float, most: float) -> Range:
+    return Range(default=default, min=least, max=most)
+
+
+class TopicTask:
+    """AG News, 4 classes; about 5 % of the training rows, chosen by a hash of their text, are the validation split."""
+
+    name = "topic"
+    floor = 0.86
+    margin = 0.005
+    recipe = TaskRecipe(
+        summary="Topic of an English news text (AG News): World, Sports, Business or Sci/Tech.",
+        kind="text",
+        default_network="transformer",
+        metric="accuracy",
+        metric_higher_is_better=True,
+        networks={
+            "transformer": NetworkRecipe(
+                model="topic-transformer",
+                summary="Word vectors of 128, an encoder of 2 blocks with 4 heads beside their plain mean.",
+                epochs=_range(6, 1, 100),
+                batch_size=_range(64, 8, 1024),
+                learning_rate=_range(0.005, 1e-6, 0.1),
+            ),
+        },
+    )
+
+    def load(self, data_dir: Path, seed: int) -> Splits:  # noqa: ARG002 (the split is frozen, whatever the seed)
+        """The splits of AG News as `token_ids` int64 [rows, length], and the tokenizer learnt from the first."""
+        news = ag_news.read(data_dir)
+        tokenizer = ag_news.train_tokenizer((article.text for article in news.train), VOCABULARY)
+        return Splits(
+            train=encode(tokenizer, news.train),
+            validation=encode(tokenizer, news.validation),
+            test=encode(tokenizer, news.test),
+            sources=news.sources,
+            assets={TOKENIZER: tokenizer.to_str().encode()},
+            facts={"vocabulary": tokenizer.get_vocab_size()},
+        )
+
+    def optimisation(self, network: str) -> Optimisation:  # noqa: ARG002 (the same for all)
+        """AdamW, one cycle, averaged weights."""
+        return Optimisation(weight_decay=0.05, average_decay=0.995, clip_norm=1.0, patience=3)
+
+    def build(self, network: str, splits: Splits) -> nn.Module:
+        """A fresh network."""
+        return _NETS[network](splits.facts["vocabulary"], len(LABELS), MAX_LENGTH)
+
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator | None
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        """Ids cut to the longest row of the batch; with a generator shuffled, by similar length, partly hidden."""
+        token_ids, lengths = split.inputs["token_ids"], _lengths(split)
+        if generator is None:
+            for chosen in torch.split(torch.arange(len(split)), batch_size):
+                yield _cut(token_ids, chosen, lengths), split.targets[chosen]
+            return
+        headlines = cast("TextSplit", split).headlines
+        lengths = torch.where(torch.rand(len(split), generator=generator) < _HEADLINES, headlines, lengths)
+        for chosen in _alike(lengths, batch_size, generator):
+            inputs = _cut(token_ids, chosen, lengths)
+            hidden = torch.rand(inputs["token_ids"].shape, generator=generator) < _HIDDEN_TOKENS
+            yield {"token_ids": inputs["token_ids"].masked_fill(hidden, 0)}, split.targets[chosen]
+
+    def loss(self, module: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
+        """Cross entropy in nats, labels smoothed in training (Szegedy et al., CVPR 2016)."""
+        return F.cross_entropy(module(**inputs), targets, label_smoothing=_SMOOTHING if module.training else 0.0)
+
+    def predict(self, module: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
+        """Logits [rows, 4]; rows of similar length go together."""
+        token_ids, lengths = split.inputs["token_ids"], _lengths(split)
+        module.eval()
+        logits = torch.empty(len(split), len(LABELS), device=token_ids.device)
+        with torch.no_grad():
+            for chosen in torch.split(lengths.argsort(), batch_size):
+                logits[chosen] = module(**_cut(token_ids, chosen, lengths))
+        return logits
+
+    def metrics(self, raw: Tensor, split: Split) -> dict[str, float]:
+        """Accuracy and mean cross entropy of logits."""
+        figures = classify.scores(raw.softmax(1), split.targets)
+        return {"accuracy": figures["accuracy"], "loss": F.cross_entropy(raw, split.targets).item()}
+
+    def score(self, outputs: Mapping[str, Tensor], split: Split) -> dict[str, float]:
+        """Accuracy, negative log likelihood and calibration error of the graph's probabilities."""
+        return classify.scores(outputs["probabilities"], split.targets)
+
+    def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
+        """The network behind the temperature that suits the validation split."""
+        raw, targets = self.predict(module, splits.validation), splits.validation.targets
+        heat = classify.temperature(raw, targets)
+        calibration = {
+            "temperature": heat,
+            "ece_before": classify.calibration_error(raw.softmax(1), targets),
+            "ece_after": classify.calibration_error((raw / heat).softmax(1), targets),
+        }
+        return Serving(module, heat).eval(), calibration
+
+    def spec(self, splits: Splits) -> ServingSpec:  # noqa: ARG002 (known without the data)
+        """int64 [batch, length] in, float32 [batch, 4] out."""
+        return ServingSpec(
+            inputs=[TensorSpec(name="token_ids", dtype="int64", shape=["batch", "length"])],
+            outputs=[TensorSpec(name="probabilities", dtype="float32", shape=["batch", len(LABELS)])],
+            buckets=Buckets(rows=[1, 2, 4, 8, 16, 32, 64], lengths=_LENGTHS),
+            labels=LABELS,
+            text=TextSpec(tokenizer=TOKENIZER, pad_id=0, max_length=MAX_LENGTH),
+        )
+
+    def example(self, batch: int, length: int, seed: int) -> Inputs:
+        """Random ids; every row but the first may end early, in padding."""
+        generator = torch.Generator().manual_seed(seed)
+        token_ids = torch.randint(1, 200, (batch, length), generator=generator)
+        lengths = torch.randint(1, length + 1, (batch, 1), generator=generator)
+        lengths[0] = length
+        return {"token_ids": token_ids.masked_fill(torch.arange(length) >= lengths, 0)}
+
+    def parity_lengths(self) -> list[int]:
+        """From one token to the longest text."""
+        return [1, 2, 6, 17, 64, MAX_LENGTH]
+
+
+def _lengths(split: Split) -> Tensor:
+    """How many tokens [rows] each row has: padding is at the end only."""
+    return (split.inputs["token_ids"] != 0).sum(1)
+
+
+def _cut(token_ids: Tensor, chosen: Tensor, lengths: Tensor) -> Inputs:
+    """The chosen rows, each cut to its length, padded to the longest of them."""
+    ends = lengths[chosen].unsqueeze(1)
+    width = max(1, int(ends.max()))
+    places = torch.arange(width, device=token_ids.device)
+    return {"token_ids": token_ids[chosen, :width].masked_fill(places >= ends, 0)}
+
+
+def _alike(lengths: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """All rows in batches of similar length, in random order."""
+    shuffled = torch.randperm(len(lengths), generator=generator)
+    batches: list[Tensor] = []
+    for some in torch.split(shuffled, _SORTED_BATCHES * batch_size):
+        batches += torch.split(some[lengths[some].argsort(stable=True)], batch_size)
+    return [batches[number] for number in torch.randperm(len(batches), generator=generator)]
+
+
+TASK: Task = TopicTask()
