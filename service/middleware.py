@@ -30,7 +30,7 @@ class Envelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, _plainly(send))
             return
         started = perf_counter()
         given = header(scope, b"x-request-id")
@@ -60,6 +60,19 @@ class Envelope:
             )
         finally:
             self._metrics.request(_route(scope), status or 499, perf_counter() - started)
+
+
+def _plainly(send: Send) -> Send:
+    """Tell an operator why the start was refused in one sentence, without the trace around it."""
+
+    async def send_plainly(message: Message) -> None:
+        *_, last = message.get("message", "").strip().split("\n")
+        name, _, sentence = last.partition(": ")
+        if message["type"] == "lifespan.startup.failed" and name.endswith("DeviceError"):
+            message = {**message, "message": sentence}
+        await send(message)
+
+    return send_plainly
 
 
 async def answer_with(error: ServiceError, scope: Scope, send: Send) -> None:
