@@ -1,0 +1,267 @@
+"""Oil temperature of a transformer, the next 24 hours, from hourly loads and temperatures (ETTh1).
+
+Every network is the same forecaster with another encoder in its correction (see `nets/forecaster.py`). Training shows
+half of the rows with a shorter past of random length, so that a day of readings is answered nearly as well as two
+weeks.
+The interval is split conformal: the half widths, in units of each series' restlessness, are quantiles of the errors on
+the validation split (Lei et al., "Distribution-Free Predictive Inference for Regression", JASA 2018). Its windows
+overlap and the weather changes, so that `level` is a target and not a guarantee; the manifest says what it came to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from models.jobs import NetworkRecipe, Range, TaskRecipe
+from models.manifest import Buckets, SeriesSpec, TensorSpec
+from training.datasets import ett
+from training.nets.forecaster import CLOCK_FEATURES, LOOK_BACK, WEEK, Forecaster
+from training.nets.recurrent import Kind, Recurrent
+from training.tasks.base import Inputs, Optimisation, ServingSpec, Split, Splits, Task
+
+HORIZON = 24
+MIN_LENGTH = 24
+LEVEL = 0.8
+PASTS = [24, 48, 96, 168, LOOK_BACK]
+"""Lengths of the past that the interval is fitted and figures are told for; the last is what the metric is about."""
+SHORTER_EVERY = 5
+"""Figures for a shorter past come from every fifth window: fewer rows, and all hours of the day among them."""
+
+_COLUMNS = len(ett.COLUMNS)
+_TARGET = ett.COLUMNS.index(ett.TARGET)
+_SHORTENED = 0.5
+_HIDDEN, _LAYERS, _DROPOUT = 50, 2, 0.3
+
+
+class Serving(nn.Module):
+    """`mean`, `lower` and `upper` [batch, HORIZON] in degrees; `widths` [len(PASTS), HORIZON] by length of the past."""
+
+    def __init__(self, network: nn.Module, widths: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.widths: Tensor
+        self.pasts: Tensor
+        self.register_buffer("widths", widths)
+        self.register_buffer("pasts", torch.tensor(PASTS[1:]))
+
+    def forward(self, values: Tensor, lengths: Tensor, hour_of_week: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, scale = self.network(values, lengths, hour_of_week)
+        width = self.widths[(lengths.unsqueeze(1) >= self.pasts).sum(1)] * scale
+        return mean, mean - width, mean + width
+
+
+def windows(readings: ett.Readings, begin: int, end: int) -> Split:
+    """Every window whose target hours lie in [begin, end), one an hour, with LOOK_BACK hours of past."""
+    values = torch.from_numpy(readings.values)
+    first, last = max(begin, LOOK_BACK), end - HORIZON
+    now = torch.arange(first, last + 1)
+    inputs = {
+        # views: no window is copied
+        "values": values.unfold(0, LOOK_BACK, 1).transpose(1, 2)[first - LOOK_BACK : last - LOOK_BACK + 1],
+        "lengths": torch.full_like(now, LOOK_BACK),
+        "hour_of_week": (readings.hour_of_week(0) + now - LOOK_BACK) % WEEK,
+    }
+    return Split(inputs, values[:, _TARGET].unfold(0, HORIZON, 1)[first : last + 1])
+
+
+def with_shorter(full: Split) -> Split:
+    """The full windows, then every SHORTER_EVERY-th of them cut to each shorter length of PASTS."""
+    parts, targets = [full.inputs], [full.targets]
+    some = {name: rows[::SHORTER_EVERY] for name, rows in full.inputs.items()}
+    for past in PASTS[:-1]:
+        parts.append(shortened(some, torch.full_like(some["lengths"], past)))
+        targets.append(full.targets[::SHORTER_EVERY])
+    return Split({name: torch.cat([part[name] for part in parts]) for name in some}, torch.cat(targets))
+
+
+def shortened(inputs: Inputs, lengths: Tensor) -> Inputs:
+    """Full rows [rows, LOOK_BACK, columns] cut to their last `lengths` steps, moved to the front, zeros behind them."""
+    dropped, place = LOOK_BACK - lengths, torch.arange(LOOK_BACK)
+    index = (dropped.unsqueeze(1) + place).clamp(max=LOOK_BACK - 1)
+    values = inputs["values"].gather(1, index.unsqueeze(2).expand(-1, -1, _COLUMNS))
+    values[place >= lengths.unsqueeze(1)] = 0.0
+    return {"values": values, "lengths": lengths, "hour_of_week": (inputs["hour_of_week"] + dropped) % WEEK}
+
+
+def conformal_widths(errors: Tensor, scales: Tensor, lengths: Tensor, level: float = LEVEL) -> Tensor:
+    """For each of PASTS and each step ahead the quantile of |error| / scale, with the finite-sample correction."""
+    ratios = errors.abs() / scales
+    rows = []
+    for past in PASTS:
+        found = ratios[lengths == past].sort(dim=0).values
+        rank = min(math.ceil((len(found) + 1) * level), len(found))
+        rows.append(found[rank - 1])
+    return torch.stack(rows)
+
+
+def _range(default: float, least: float, most: float) -> Range:
+    return Range(default=default, min=least, max=most)
+
+
+class ForecastTask:
+    """ETTh1, 12, 4 and 4 months; errors are told in units of the target's standard deviation over the 12."""
+
+    name = "forecast"
+    floor = 0.055
+    margin = 0.002
+    recipe = TaskRecipe(
+        summary="Oil temperature of a transformer, the next 24 hours (ETTh1).",
+        kind="series",
+        default_network="lstm",
+        metric="mse",
+        metric_higher_is_better=False,
+        networks={
+            "lstm": NetworkRecipe(
+                model="forecast-lstm",
+                summary="A linear map of the last two weeks, corrected by an LSTM of 2 layers of 50 units.",
+                epochs=_range(5, 1, 100),
+                batch_size=_range(64, 8, 1024),
+                learning_rate=_range(0.001, 1e-6, 0.1),
+            ),
+        },
+    )
+
+    def load(self, data_dir: Path, seed: int) -> Splits:  # noqa: ARG002 (the split is frozen, whatever the seed)
+        """8,281 training windows, 2,857 and shortened ones in each other split; targets [rows, 24] in degrees."""
+        readings = ett.read(data_dir)
+        train = readings.values[: ett.TRAIN_END].astype("float64")
+        bounds = ((ett.TRAIN_END, ett.VALIDATION_END), (ett.VALIDATION_END, ett.TEST_END))
+        validation, test = (with_shorter(windows(readings, *bound)) for bound in bounds)
+        return Splits(
+            train=windows(readings, 0, ett.TRAIN_END),
+            validation=validation,
+            test=test,
+            sources=ett.sources(),
+            assets={},
+            facts={"mean": train.mean(0).tolist(), "std": train.std(0).tolist()},
+        )
+
+    def optimisation(self, network: str) -> Optimisation:  # noqa: ARG002 (the same for all)
+        """AdamW, one cycle, averaged weights."""
+        return Optimisation(weight_decay=0.1, average_decay=0.99, clip_norm=1.0, patience=3)
+
+    def build(self, network: str, splits: Splits) -> nn.Module:
+        """A fresh forecaster around the encoder of that name."""
+        encoder = Recurrent(cast("Kind", network), _COLUMNS + CLOCK_FEATURES, _HIDDEN, layers=_LAYERS, dropout=_DROPOUT)
+        mean, std = splits.facts["mean"], splits.facts["std"]
+        return Forecaster(encoder, encoder.features, mean=mean, std=std, target=_TARGET, horizon=HORIZON)
+
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator | None
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        """Windows and targets; with a generator shuffled, and half of them cut to a random shorter past."""
+        rows = len(split)
+        order = torch.arange(rows) if generator is None else torch.randperm(rows, generator=generator)
+        for chosen in torch.split(order, batch_size):
+            inputs = {name: values[chosen] for name, values in split.inputs.items()}
+            if generator is not None:
+                cut = torch.rand(len(chosen), generator=generator) < _SHORTENED
+                shorter = torch.randint(MIN_LENGTH, LOOK_BACK + 1, (len(chosen),), generator=generator)
+                inputs = shortened(inputs, torch.where(cut, shorter, LOOK_BACK))
+            yield inputs, split.targets[chosen]
+
+    def loss(self, module: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
+        """Mean squared error in scaled units."""
+        forecast: Tensor = module(**inputs)[0]
+        return ((forecast - targets) / ett.TARGET_STD).square().mean()
+
+    def predict(self, module: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
+        """Forecasts and restlessness side by side, [rows, HORIZON + 1] in degrees."""
+        module.eval()
+        with torch.no_grad():
+            found = [torch.cat(module(**inputs), dim=1) for inputs, _ in self.batches(split, batch_size, None)]
+        return torch.cat(found)
+
+    def metrics(self, raw: Tensor, split: Split) -> dict[str, float]:
+        """`mse` over the rows with a full past; `loss` over all."""
+        errors = ((raw[:, :HORIZON] - split.targets) / ett.TARGET_STD).square()
+        full = split.inputs["lengths"] == LOOK_BACK
+        return {"mse": errors[full].mean().item(), "loss": errors.mean().item()}
+
+    def score(self, outputs: Mapping[str, Tensor], split: Split) -> dict[str, float]:
+        """Errors in scaled units, of the last value repeated as well; coverage and width (degrees) of the interval.
+
+        Plain names are about rows with a full past, a number behind them tells another length of the past.
+        """
+        errors = (outputs["mean"] - split.targets) / ett.TARGET_STD
+        inside = ((outputs["lower"] <= split.targets) & (split.targets <= outputs["upper"])).double()
+        lengths = split.inputs["lengths"]
+        rows = torch.arange(len(split))
+        last = split.inputs["values"][rows, lengths - 1, _TARGET].unsqueeze(1)
+        full = lengths == LOOK_BACK
+        figures = {
+            "mse": errors[full].square().mean().item(),
+            "mae": errors[full].abs().mean().item(),
+            "mae_degrees": errors[full].abs().mean().item() * ett.TARGET_STD,
+            "coverage": inside[full].mean().item(),
+            "interval_width_degrees": (outputs["upper"] - outputs["lower"])[full].mean().item(),
+            "last_value_mse": ((last - split.targets) / ett.TARGET_STD)[full].square().mean().item(),
+        }
+        for past in PASTS[:-1]:
+            figures[f"mse_{past}"] = errors[lengths == past].square().mean().item()
+            figures[f"coverage_{past}"] = inside[lengths == past].mean().item()
+        return figures
+
+    def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
+        """The network with the interval around its forecast."""
+        raw, split = self.predict(module, splits.validation), splits.validation
+        errors, scales = raw[:, :HORIZON] - split.targets, raw[:, HORIZON:]
+        widths = conformal_widths(errors, scales, split.inputs["lengths"])
+        calibration = {"level": LEVEL} | {
+            f"width_{past}_{when}": widths[row, step].item()
+            for row, past in enumerate(PASTS)
+            for when, step in (("first", 0), ("last", HORIZON - 1))
+        }
+        return Serving(module, widths).eval(), calibration
+
+    def spec(self, splits: Splits) -> ServingSpec:  # noqa: ARG002 (known without the data)
+        """Raw readings in, three forecasts in degrees out."""
+        return ServingSpec(
+            inputs=[
+                TensorSpec(name="values", dtype="float32", shape=["batch", "length", _COLUMNS]),
+                TensorSpec(name="lengths", dtype="int64", shape=["batch"]),
+                TensorSpec(name="hour_of_week", dtype="int64", shape=["batch"]),
+            ],
+            outputs=[
+                TensorSpec(name=name, dtype="float32", shape=["batch", HORIZON]) for name in ("mean", "lower", "upper")
+            ],
+            buckets=Buckets(rows=[1, 2, 4, 8, 16, 32, 64], lengths=[48, 96, 192, LOOK_BACK]),
+            labels=[],
+            series=SeriesSpec(
+                columns=ett.COLUMNS,
+                target=ett.TARGET,
+                horizon=HORIZON,
+                step_s=ett.STEP_S,
+                min_length=MIN_LENGTH,
+                look_back=LOOK_BACK,
+                level=LEVEL,
+            ),
+        )
+
+    def example(self, batch: int, length: int, seed: int) -> Inputs:
+        """Days with a wandering level, the first row of full length; padding holds junk."""
+        generator = torch.Generator().manual_seed(seed)
+        hours = torch.arange(length).view(1, -1, 1)
+        level = torch.randn(batch, length, _COLUMNS, generator=generator).cumsum(1)
+        values = 10 + 5 * torch.sin(hours * (2 * math.pi / 24)) + 0.5 * level
+        lengths = torch.randint(min(MIN_LENGTH, length), length + 1, (batch,), generator=generator)
+        lengths[0] = length
+        values[hours.squeeze(2) >= lengths.unsqueeze(1)] = 1e6
+        return {
+            "values": values,
+            "lengths": lengths,
+            "hour_of_week": torch.randint(0, WEEK, (batch,), generator=generator),
+        }
+
+    def parity_lengths(self) -> list[int]:
+        """From the shortest to beyond the look-back."""
+        return [MIN_LENGTH, 25, 48, 100, LOOK_BACK, 400]
+
+
+TASK: Task = ForecastTask()
