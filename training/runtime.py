@@ -1,23 +1,17 @@
-"""The machine a run finds: device, threads, seeds, library versions, and the tie to the process that started it."""
+"""The machine a run finds: device, threads, seeds and library versions."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 import platform
 import random
-import signal
-import sys
-import threading
-import time
 from pathlib import Path
 
 import torch
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "numpy")
 _ORT_PACKAGES = ("onnxruntime-gpu", "onnxruntime")
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def device() -> torch.device:
@@ -75,19 +69,3 @@ def libraries() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def die_with_parent(parent: int, every_s: float = 1.0) -> None:
-    """End this process soon after the process numbered `parent`, its parent, is gone.
-
-    Linux tells by a signal; elsewhere, and should the signal be missed, a thread looks every `every_s` seconds.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(every_s)
-        os._exit(1)
-
-    threading.Thread(target=look, name="parent-watch", daemon=True).start()
