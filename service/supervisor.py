@@ -78,7 +78,8 @@ class Supervisor:
 
     def _watch(self, target: Any, listener: socket.socket, trainer: Any, wake: int) -> int:
         while True:
-            readable, _, _ = select.select([wake, *(each.reports for each in self._workers)], [], [], _POLL_S)
+            sources: list[Any] = [wake, *(each.reports for each in self._workers)]
+            readable, _, _ = select.select(sources, [], [], _POLL_S)
             if wake in readable:
                 os.read(wake, 64)
                 return 0
@@ -117,8 +118,7 @@ class Supervisor:
         return True
 
     def _start(self, target: Any, listener: socket.socket) -> _Worker:
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("fork" if "fork" in methods and sys.platform == "linux" else "spawn")
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         mine, theirs = context.Pipe(duplex=False)
         process = context.Process(target=target, args=(self.settings, listener, theirs), name="neuroserve-worker")
         process.start()

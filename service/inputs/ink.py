@@ -27,8 +27,8 @@ def find(picture: NDArray[np.uint8]) -> Plane | None:
     """Picture [h, w] or [h, w, 3] to its ink [h, w], 0..1, without dirt and lines; None where nothing stands out."""
     if picture.min() == picture.max():
         return None
-    plane = _even(_bright_ink(_one_plane(picture)))
-    grain = 1.48 * float(np.median(np.abs(_sample(plane))))
+    plane = _even(_bright_ink(_sheet_only(_one_plane(picture))))
+    grain = _grain(_sample(plane))
     standing_out = plane[plane > max(_LEAST_CONTRAST, _LEAST_GRAINS * grain)]
     if not standing_out.size:
         return None
@@ -54,18 +54,37 @@ def _one_plane(picture: NDArray[np.uint8]) -> Plane:
     return cast("Plane", cv2.transform(picture.astype(np.float32), axis[None].astype(np.float32)))
 
 
+def _sheet_only(plane: Plane) -> Plane:
+    """Where a whole sheet lies on a table of another brightness, the table is painted as paper."""
+    small = _to_bytes(_small(plane))
+    _, light = cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)
+    edge = float(_edge(cast("NDArray[np.uint8]", light)).mean()) / 255
+    if 0.1 < edge < 0.9 or min(small.shape) < 24:
+        return plane
+    contours, _ = cv2.findContours(light if edge < 0.5 else 255 - light, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outline = max(contours, key=cv2.contourArea)
+    _, sides, _ = cv2.minAreaRect(outline)
+    sheet = cv2.drawContours(np.zeros_like(small), [outline], -1, 1, cv2.FILLED)
+    inner = cv2.erode(sheet, np.ones((5, 5), np.uint8)) > 0
+    marked = float(((light > 127) != (edge < 0.5))[inner].mean()) if inner.any() else 0.0
+    # A sheet is four-cornered, large and has little on it; a fat 0 is round or has a large hole.
+    if sheet.mean() < 0.15 or sheet.sum() < 0.88 * (sides[0] + 1) * (sides[1] + 1) or not 0.002 < marked < 0.35:
+        return plane
+    height, width = plane.shape
+    near = cv2.resize(inner.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.where(near > 0, plane, np.median(plane[near > 0]))
+
+
 def _bright_ink(plane: Plane) -> Plane:
     """Turn the plane so that ink is brighter than paper: ink departs from its surroundings more rarely and further."""
-    low, high = float(plane.min()), float(plane.max())
-    small = np.rint((_small(plane) - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
+    small = _to_bytes(_small(plane))
     detail = small.astype(np.float32) - _wide_median(small)
     skew = float((detail**3).mean() / max(float((detail**2).mean()) ** 1.5, 1e-6))
     if abs(skew) < 0.8:
         # Fat strokes that fill the picture: paper is then what lies along its edge.
-        threshold, _ = cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)
-        edge = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
-        skew = 0.5 - float((edge > threshold).mean())
-    return plane - low if skew > 0 else high - plane
+        _, light = cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)
+        skew = 127 - float(_edge(cast("NDArray[np.uint8]", light)).mean())
+    return plane if skew > 0 else -plane
 
 
 def _even(plane: Plane) -> Plane:
@@ -73,24 +92,54 @@ def _even(plane: Plane) -> Plane:
     small = _small(plane)
     if max(small.shape) < 48:
         return plane - np.float32(np.median(plane[plane <= plane.mean()]))
+    paper_class = _clear_paper(small)
+    if paper_class is not None and np.ptp(np.percentile(paper_class, (5, 90))) < 0.05 * np.ptp(small):
+        return plane - np.float32(np.median(paper_class))
     width = round(0.3 * max(small.shape))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     calm = cv2.copyMakeBorder(cv2.medianBlur(small, 3), width, width, width, width, cv2.BORDER_REFLECT)
     opened = cv2.morphologyEx(calm, cv2.MORPH_OPEN, kernel)[width:-width, width:-width]
     paper = cv2.GaussianBlur(opened, (0, 0), width / 4)
-    low, high = np.percentile(paper, (5, 95))
-    if high - low < 0.03 * float(small.max() - small.min()):
-        return plane - np.float32(np.median(paper))
     height, across = plane.shape
     rest = cast("Plane", plane - cv2.resize(paper, (across, height), interpolation=cv2.INTER_LINEAR))
     rest -= np.median(_sample(rest))
     return rest
 
 
+def _grain(plane: Plane) -> float:
+    """The paper's own unevenness, one standard deviation in levels."""
+    paper = _clear_paper(plane)
+    if paper is None:
+        paper = plane
+    return 1.48 * float(np.median(np.abs(paper - np.median(paper))))
+
+
+def _clear_paper(plane: Plane) -> Plane | None:
+    """The darker of two tones, ink being bright; None unless two tones explain nearly all that differs."""
+    small = _to_bytes(plane)
+    _, light = cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)
+    inked = light > 127
+    if inked.all() or not inked.any():
+        return None
+    share = float(inked.mean())
+    between = share * (1 - share) * float(small[inked].mean() - small[~inked].mean()) ** 2
+    # A bell curve cut in two reaches 0.64, an even spread 0.75.
+    return plane[~inked] if between > 0.85 * float(small.var()) else None
+
+
 def _sample(plane: Plane) -> Plane:
     """Every n-th row and column, enough pixels for a median."""
     step = max(1, max(plane.shape) // 256)
     return plane[::step, ::step]
+
+
+def _to_bytes(plane: Plane) -> NDArray[np.uint8]:
+    low, high = float(plane.min()), float(plane.max())
+    return cast("NDArray[np.uint8]", np.rint((plane - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
+
+
+def _edge(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
 
 
 def _small(picture: Picture) -> Picture:

@@ -12,8 +12,8 @@ Mask = NDArray[np.bool_]
 Boxes = NDArray[np.int32]
 
 _LEFT, _TOP, _WIDTH, _HEIGHT, _AREA = range(5)
-# A ruled line may climb this much (5 degrees) and must be inked over this share of its way.
-_SLOPE, _INKED = 0.09, 0.85
+# A ruled line may climb this much (5 degrees), is no thicker than this share of its length, and inked over this share.
+_SLOPE, _RULED, _INKED = 0.09, 0.03, 0.85
 
 
 def digit(plane: NDArray[np.float32], threshold: float) -> Mask:
@@ -119,7 +119,7 @@ def _without_ruling(strokes: Mask) -> Mask:
                 lines.append(line)
     cleared = strokes.copy()
     for rows, columns, thickness in lines:
-        if thickness <= 0.6 * pen or len(lines) >= 3:
+        if thickness <= max(2, _RULED * width) and (thickness <= 0.6 * pen or len(lines) >= 3):
             cleared[rows, columns] = False
     return cleared
 

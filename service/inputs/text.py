@@ -16,7 +16,7 @@ from models.manifest import TextSpec
 from service.errors import InvalidInput, Location
 
 MAX_CHARS = 20_000
-_HEAD_CHARS = 6144
+_HEAD_CHARS = 3072
 """A longer text is first tried by so many of its characters."""
 _SEAM_CHARS = 512
 """How far before its end a cut may change tokens: more than the longest match of the tokenizer's normaliser."""

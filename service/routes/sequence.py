@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from service.answers import forecast, topic
 from service.batcher import Answer, Part
+from service.engine import Tensors
 from service.errors import Location
 from service.inputs import series
 from service.inputs.fields import items_of, json_object, model_in_body, one_of, require_json
@@ -81,7 +82,7 @@ class Sequences(Endpoint):
             raise TypeError(f"{loaded.manifest.name} is no series model")
         limit = self.settings.max_series_steps
         parsed = series.parse(content["values"], content.get("start"), spec, max_steps=limit, loc=tuple(loc))
-        tensors = {
+        tensors: Tensors = {
             "values": parsed.values[np.newaxis],
             "lengths": np.array([parsed.length], np.int64),
             "hour_of_week": np.array([parsed.hour_of_week], np.int64),
