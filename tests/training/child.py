@@ -2,7 +2,7 @@
 
 What it should do besides is read from the JSON file that the environment variable CHILD_PLAN names:
 `epoch_s` (length of an epoch), `crash_at` (epoch to die in), `crashes` (how often), `error_at` (epoch to give up in),
-`stop_at` (epoch to stop early in), `deaf` (ignore nothing, just hang in that epoch).
+`stop_at` (epoch to stop early in), `accuracy` (of the candidate; the gate wants 0.5).
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from models.manifest import Golden, Manifest, Parity, Provenance, TensorSpec, file_entry
 from training.lifeline import die_with_parent
+from training.publish import DRAFT_FILE
 
 STEPS = 10
 
 
 def say(**event: Any) -> None:
-    print(json.dumps({"at": datetime.now(UTC).isoformat(), **event}), flush=True)
+    print(json.dumps({"at": datetime.now(UTC).isoformat(), **event}), flush=True)  # noqa: T201 (the protocol)
 
 
 def row(epoch: int) -> dict[str, Any]:
@@ -60,8 +62,34 @@ def run_epoch(epoch: int, given: argparse.Namespace, plan: dict[str, Any]) -> No
         count = len(scars.read_text()) if scars.is_file() else 0
         if count < plan.get("crashes", 1):
             scars.write_text("x" * (count + 1))
-            print("out of luck", file=sys.stderr, flush=True)
+            sys.stderr.write("out of luck\n")
+            sys.stderr.flush()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_candidate(given: argparse.Namespace, plan: dict[str, Any]) -> Path:
+    folder = given.work / "candidate"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.onnx").write_bytes(b"weights")
+    rules = {"metric": "accuracy", "higher_is_better": True, "floor": 0.5, "margin": 0.001}
+    draft = Manifest(
+        name=f"{given.task}-{given.network}",
+        version=1,
+        task=given.task,
+        network=given.network,
+        kind="image",
+        created_at=datetime.now(UTC),
+        files={"model.onnx": file_entry(folder / "model.onnx")},
+        inputs=[TensorSpec(name="pixels", dtype="uint8", shape=["batch", 28, 28])],
+        outputs=[TensorSpec(name="probabilities", dtype="float32", shape=["batch", 10])],
+        labels=[str(digit) for digit in range(10)],
+        metrics={"validation": {"accuracy": plan.get("accuracy", 0.9)}},
+        golden=Golden(inputs={"pixels": [[0]]}, outputs={"probabilities": [[1.0]]}),
+        parity=Parity(max_abs_diff=0.0, cases=[[1, 0]]),
+        provenance=Provenance(command="child", seed=0, data=[], settings={"gate": rules}),
+    )
+    (folder / DRAFT_FILE).write_text(draft.to_json(), "utf-8")
+    return folder
 
 
 def main() -> None:
@@ -81,7 +109,7 @@ def main() -> None:
     train(given, plan)
     for stage in ("fit", "export", "parity", "evaluate"):
         say(type="stage", stage=stage)
-    say(type="stage", stage="candidate", path=str(given.work / "candidate"))
+    say(type="stage", stage="candidate", path=str(write_candidate(given, plan)))
 
 
 if __name__ == "__main__":
