@@ -126,7 +126,7 @@ def _wrong(number: object) -> str | None:
     if isinstance(number, bool) or not isinstance(number, int | float):
         names = {str: "a string", bool: "true or false", type(None): "null", list: "a list", dict: "an object"}
         return f"{names.get(type(number), type(number).__name__)} is not a number"
-    if math.isnan(number):
+    if isinstance(number, float) and math.isnan(number):
         return "NaN is not a reading"
     return None if abs(number) <= LARGEST else f"the number is too large, at most {LARGEST:g} is taken"
 
