@@ -150,12 +150,9 @@ class _Fit:
     def _epoch(self, epoch: int) -> EpochRow:
         begun = time.monotonic()
         train_loss = self._train(epoch)
+        self._finite(train_loss, f"epoch {epoch}")
         val_loss, metric = self._validate()
-        if not (math.isfinite(train_loss) and math.isfinite(val_loss) and math.isfinite(metric)):
-            raise FitDivergedError(
-                f"the training diverged in epoch {epoch}: the loss is no longer a finite number; "
-                f"try a learning rate below {self.settings.learning_rate:g}"
-            )
+        self._finite(val_loss + metric, f"epoch {epoch}")
         row = EpochRow(
             epoch=epoch,
             train_loss=train_loss,
@@ -198,17 +195,21 @@ class _Fit:
         self.steps_here += 1
         step = self.state.step - (epoch - 1) * self.steps
         # reading a loss waits for a GPU, so a run that has gone astray is looked for now and then
-        if self.state.step % 20 == 0 and not math.isfinite(loss.item()):
-            raise FitDivergedError(
-                f"the training diverged in epoch {epoch}, step {step}: the loss is no longer a finite number; "
-                f"try a learning rate below {self.settings.learning_rate:g}"
-            )
+        if self.state.step % 20 == 0:
+            self._finite(loss.item(), f"epoch {epoch}, step {step}")
         left = self.steps * self.settings.epochs - self.state.step
         pace = (time.monotonic() - self.started) / self.steps_here
         eta = round(pace * left, 1) if self.steps_here >= 10 else None
         self.watcher.step(
             Progress(epoch=epoch, epochs=self.settings.epochs, step=min(step, self.steps), steps=self.steps, eta_s=eta)
         )
+
+    def _finite(self, loss: float, where: str) -> None:
+        if not math.isfinite(loss):
+            raise FitDivergedError(
+                f"the training diverged in {where}: the loss is no longer a finite number; "
+                f"try a learning rate below {self.settings.learning_rate:g}"
+            )
 
     def _validate(self) -> tuple[float, float]:
         """Loss and metric of the validation split."""
