@@ -1,11 +1,12 @@
 """Oil temperature of a transformer, the next 24 hours, from hourly loads and temperatures (ETTh1).
 
 Every network is the same forecaster with another encoder in its correction (see `nets/forecaster.py`). Training shows
-half of the rows with a shorter past of random length, so that a day of readings is answered nearly as well as two
+half of the rows with a shorter past of random length, so that two days of readings are answered nearly as well as two
 weeks.
-The interval is split conformal: the half widths, in units of each series' restlessness, are quantiles of the errors on
-the validation split (Lei et al., "Distribution-Free Predictive Inference for Regression", JASA 2018). Its windows
-overlap and the weather changes, so that `level` is a target and not a guarantee; the manifest says what it came to.
+
+The interval is split conformal: its half widths, beside each series' restlessness, are quantiles of the errors on the
+validation split (Lei et al., "Distribution-Free Predictive Inference for Regression", JASA 2018). Its windows overlap
+and seasons differ, so that `level` is a target and not a guarantee; the manifest says what it came to.
 """
 
 from __future__ import annotations
@@ -37,10 +38,15 @@ _COLUMNS = len(ett.COLUMNS)
 _TARGET = ett.COLUMNS.index(ett.TARGET)
 _SHORTENED = 0.5
 _HIDDEN, _LAYERS, _DROPOUT = 50, 2, 0.3
+_SPREAD_POWER = 1.5
+"""How the interval's width grows with restlessness: 2 would be in proportion to the hourly changes, 0 a fixed width."""
 
 
 class Serving(nn.Module):
-    """`mean`, `lower` and `upper` [batch, HORIZON] in degrees; `widths` [len(PASTS), HORIZON] by length of the past."""
+    """`mean`, `lower` and `upper` [batch, HORIZON] in degrees.
+
+    `widths` [len(PASTS), HORIZON] are half widths in degrees at a spread of 1, by length of the past.
+    """
 
     def __init__(self, network: nn.Module, widths: Tensor) -> None:
         super().__init__()
@@ -52,7 +58,7 @@ class Serving(nn.Module):
 
     def forward(self, values: Tensor, lengths: Tensor, hour_of_week: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, scale = self.network(values, lengths, hour_of_week)
-        width = self.widths[(lengths.unsqueeze(1) >= self.pasts).sum(1)] * scale
+        width = self.widths[(lengths.unsqueeze(1) >= self.pasts).sum(1)] * spread(scale)
         return mean, mean - width, mean + width
 
 
@@ -89,9 +95,14 @@ def shortened(inputs: Inputs, lengths: Tensor) -> Inputs:
     return {"values": values, "lengths": lengths, "hour_of_week": (inputs["hour_of_week"] + dropped) % WEEK}
 
 
-def conformal_widths(errors: Tensor, scales: Tensor, lengths: Tensor, level: float = LEVEL) -> Tensor:
-    """For each of PASTS and each step ahead the quantile of |error| / scale, with the finite-sample correction."""
-    ratios = errors.abs() / scales
+def spread(scale: Tensor) -> Tensor:
+    """How wide the interval of a series is beside others, from its restlessness in degrees."""
+    return (scale / ett.TARGET_STD) ** _SPREAD_POWER
+
+
+def conformal_widths(errors: Tensor, spreads: Tensor, lengths: Tensor, level: float = LEVEL) -> Tensor:
+    """For each of PASTS and each step ahead the quantile of |error| / spread, with the finite-sample correction."""
+    ratios = errors.abs() / spreads
     rows = []
     for past in PASTS:
         found = ratios[lengths == past].sort(dim=0).values
@@ -211,8 +222,8 @@ class ForecastTask:
     def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
         """The network with the interval around its forecast."""
         raw, split = self.predict(module, splits.validation), splits.validation
-        errors, scales = raw[:, :HORIZON] - split.targets, raw[:, HORIZON:]
-        widths = conformal_widths(errors, scales, split.inputs["lengths"])
+        errors, spreads = raw[:, :HORIZON] - split.targets, spread(raw[:, HORIZON:])
+        widths = conformal_widths(errors, spreads, split.inputs["lengths"])
         calibration = {"level": LEVEL} | {
             f"width_{past}_{when}": widths[row, step].item()
             for row, past in enumerate(PASTS)
