@@ -12,6 +12,7 @@ import logging
 import re
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,13 +42,12 @@ from models.jobs import (
 )
 from models.manifest import now
 from service.errors import Busy, Conflict, NotFound, Unavailable
-from service.jobview import ROW_STATUSES, Place, cursor_of, job_of, moment, place_from, place_of, spec_of
+from service.jobview import ROW_STATUSES, SUBMITTED, Place, cursor_of, job_of, moment, place_from, place_of, spec_of
 from service.settings import Settings
 
 THREADS = 4
 POLL_S = 0.25
 QUEUE_FULL_RETRY_S = 30
-_PAGE_ROWS = 128
 _MOST_ROWS = 2048
 _KEYS = uuid.UUID("6a1c7a55-3f0e-4a6e-9d0e-8f1f6f2b7c11")
 _ID = re.compile(r"[0-9a-f-]{36}")
@@ -196,6 +196,7 @@ class JobBoard:
                     "queue_name": QUEUE,
                     "workflow_id": job_id,
                     "app_version": APPLICATION_VERSION,
+                    "attributes": {SUBMITTED: int(time.time() * 1000)},
                 },
                 spec.model_dump(mode="json"),
             )
@@ -223,9 +224,8 @@ class JobBoard:
         jobs: list[Job] = []
         scanned = 0
         while scanned < _MOST_ROWS:
-            rows = self._rows(place, status)
+            rows, last = self._rows(place, status, limit + 1)
             for row in rows:
-                scanned += 1
                 if task is None or spec_of(row).task == task:
                     job = self._job(row)
                     if status is None or job.status is status:
@@ -233,22 +233,31 @@ class JobBoard:
                             return jobs, cursor_of(place)
                         jobs.append(job)
                 place = place_of(row)
-            if len(rows) < _PAGE_ROWS:
+            if last:
                 return jobs, None
+            scanned += len(rows)
         return jobs, cursor_of(place)
 
-    def _rows(self, place: Place | None, status: JobStatus | None) -> list[WorkflowStatus]:
-        """The next rows after `place`, newest first; short only when there are no more."""
-        end = None if place is None else moment(place[0] + 1).isoformat()  # the engine rounds down
-        rows = self._connected().list_workflows(
-            name=WORKFLOW,
-            status=None if status is None else ROW_STATUSES[status],
-            end_time=end,
-            limit=_PAGE_ROWS * 2,
-            sort_desc=True,
-        )
-        ordered = sorted(rows, key=place_of, reverse=True)
-        return [row for row in ordered if place is None or place_of(row) < place][:_PAGE_ROWS]
+    def _rows(self, place: Place | None, status: JobStatus | None, about: int) -> tuple[list[WorkflowStatus], bool]:
+        """The next rows after `place`, newest first, and whether there are no more.
+
+        The engine sorts by the row's creation alone, which many jobs may share: a group is taken whole or not at all.
+        """
+        while True:
+            rows = self._connected().list_workflows(
+                name=WORKFLOW,
+                status=None if status is None else ROW_STATUSES[status],
+                end_time=None if place is None else moment(place[0] + 1).isoformat(),  # the engine rounds down
+                limit=about,
+                sort_desc=True,
+            )
+            last = len(rows) < about
+            fresh = [row for row in rows if place is None or place_of(row) < place]
+            if not last:
+                fresh = [row for row in fresh if row.created_at != rows[-1].created_at]
+            if fresh or last:
+                return sorted(fresh, key=place_of, reverse=True), last
+            about *= 2
 
     def _read(self, job_id: str, offset: int) -> tuple[list[Any], bool]:
         """The stream's values from `offset` that are there now, and whether it will have no more."""

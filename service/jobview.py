@@ -16,9 +16,11 @@ from service.errors import InvalidInput
 
 SILENT_STOP_S = 10.0
 """A cancelled job counts as stopped after this time even if its worker does not say so: it died as well."""
-Place = tuple[int, str]
-"""Where a job stands in the list: its creation in milliseconds since 1970, then its id."""
-_CURSOR = re.compile(r"(\d{1,14})\.(\S{1,64})")
+SUBMITTED = "submitted"
+"""Attribute of a job: when it was submitted, in milliseconds since 1970; SQLite's own clock may show only seconds."""
+Place = tuple[int, int, str]
+"""Where a job stands in the list: the row's creation, its submission, its id."""
+_CURSOR = re.compile(r"(\d{1,14})\.(\d{1,14})\.(\S{1,64})")
 _ENDINGS = ["SUCCESS", "CANCELLED"]
 ROW_STATUSES: dict[JobStatus, list[str]] = {
     JobStatus.QUEUED: ["ENQUEUED", "DELAYED"],
@@ -35,20 +37,24 @@ ROW_STATUSES: dict[JobStatus, list[str]] = {
 def job_of(row: WorkflowStatus, snapshot: Snapshot | None) -> Job:
     """The job as clients see it, from the engine's row and what the worker last said."""
     status, error = _status(row, snapshot)
+    created = moment(place_of(row)[1])
+    started = snapshot.started_at if snapshot else None
+    if started is None and row.dequeued_at is not None:
+        started = moment(row.dequeued_at)
+    if started is not None:
+        started = max(started, created)
     finished = None
     if status.ended:
         stopped = (row.attributes or {}).get(STOPPED)
         finished = snapshot.finished_at if snapshot else None
         if finished is None:
             finished = datetime.fromisoformat(stopped) if stopped else moment(row.completed_at or row.updated_at or 0)
-    started = snapshot.started_at if snapshot else None
-    if started is None and row.dequeued_at is not None:
-        started = moment(row.dequeued_at)
+        finished = max(finished, started or created)
     return Job(
         id=row.workflow_id,
         status=status,
         spec=spec_of(row),
-        created_at=moment(row.created_at or 0),
+        created_at=created,
         started_at=started,
         finished_at=finished,
         progress=snapshot.progress if snapshot else None,
@@ -77,22 +83,28 @@ def _status(row: WorkflowStatus, snapshot: Snapshot | None) -> tuple[JobStatus, 
 
 
 def spec_of(row: WorkflowStatus) -> JobSpec:
+    """What was asked."""
     return JobSpec.model_validate((row.input or {"args": [{}]})["args"][0])
 
 
 def moment(epoch_ms: int) -> datetime:
+    """Milliseconds since 1970 as a time in UTC."""
     return datetime.fromtimestamp(epoch_ms / 1000, UTC)
 
 
 def place_of(row: WorkflowStatus) -> Place:
-    return row.created_at or 0, row.workflow_id
+    """Sorts as jobs came."""
+    created = row.created_at or 0
+    return created, int((row.attributes or {}).get(SUBMITTED, created)), row.workflow_id
 
 
 def cursor_of(place: Place | None) -> str | None:
-    return None if place is None else f"{place[0]}.{place[1]}"
+    """A place as text for the client."""
+    return None if place is None else ".".join(map(str, place))
 
 
 def place_from(cursor: str) -> Place:
+    """The place that a client gives back, or InvalidInput."""
     found = _CURSOR.fullmatch(cursor)
     if found is None:
         raise InvalidInput(
@@ -100,4 +112,4 @@ def place_from(cursor: str) -> Place:
             code="invalid_cursor",
             errors=[(["query", "cursor"], "not a cursor of this list")],
         )
-    return int(found[1]), found[2]
+    return int(found[1]), int(found[2]), found[3]

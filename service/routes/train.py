@@ -171,7 +171,7 @@ async def cancel_job(job_id: JobId, board: Board) -> Job:
 @router.get(
     "/{job_id}/events",
     summary="Follow a job",
-    response_class=EventSourceResponse,
+    response_class=Response,
     responses={
         200: {
             "description": "Server-sent events `status`, `progress`, `epoch`, `log`; after `done` the stream ends",
