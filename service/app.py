@@ -46,14 +46,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.trainer = trainer_mode(settings)
     app.state.registry = Registry(Store(settings.store_dir), app.state.recipes, settings, app.state.metrics)
     app.state.jobs = JobBoard(settings, app.state.trainer)
-    app.router.routes.extend(predict.routes(app.state.registry, settings))
+    fast = predict.endpoints(app.state.registry, settings)
+    app.router.routes.extend(predict.routes(fast))
     for part in (train, models, operations):
         app.include_router(part.router, max_body_size=settings.max_body_bytes)
     operations.add_pages(app)
     openapi.install(app, settings)
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
-    app.add_middleware(Envelope, metrics=app.state.metrics)
+    app.add_middleware(Envelope, metrics=app.state.metrics, fast=fast)
     return app
 
 

@@ -99,7 +99,7 @@ class Engine:
         for length in lengths:
             for count in rows:
                 one = {name: array[:1] for name, array in golden.items()}
-                self.run([_stretch(self._inputs, one, length)] * count, count, length)
+                self.run([_cut(self._inputs, one, length)] * count, count, length)
 
     def self_test(self) -> float:
         """Repeat the manifest's golden sample; EngineError when the answer differs by more than its tolerance.
@@ -140,7 +140,8 @@ def load(folder: Path, manifest: Manifest, device: Device) -> Engine:
     except (EngineError, DeviceError):
         raise
     except Exception as exc:  # ONNX Runtime raises a class of its own per status, all plain Exceptions
-        raise EngineError(f"{manifest.name} version {manifest.version} does not load: {exc}") from exc
+        log.error("%s version %d does not load: %s", manifest.name, manifest.version, exc)
+        raise EngineError(f"{manifest.name} version {manifest.version} does not load; the log has the reason") from exc
     return engine
 
 
@@ -148,7 +149,7 @@ def _session(path: Path, device: Device) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = device.threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised, and logged by whoever catches it
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [CPU]
     if device.try_cuda:
@@ -207,9 +208,12 @@ def _repeat_last(array: Array, times: int) -> Array:
     return np.concatenate([array, np.repeat(array[-1:], times, axis=0)])
 
 
-def _stretch(specs: list[TensorSpec], tensors: Tensors, length: int) -> Tensors:
-    """The tensors cut to at most `length` on their length axis."""
-    return {
-        spec.name: array[:, :length] if length and _has_length(spec) else array
-        for spec, array in _by_spec(specs, tensors)
-    }
+def _cut(specs: list[TensorSpec], tensors: Tensors, length: int) -> Tensors:
+    """The tensors with at most `length` steps, their `lengths` too where the graph takes them."""
+    cut = {}
+    for spec, array in _by_spec(specs, tensors):
+        if length and _has_length(spec):
+            cut[spec.name] = array[:, :length]
+        else:
+            cut[spec.name] = np.minimum(array, length) if length and spec.name == "lengths" else array
+    return cut

@@ -42,7 +42,18 @@ from models.jobs import (
 )
 from models.manifest import now
 from service.errors import Busy, Conflict, NotFound, Unavailable
-from service.jobview import ROW_STATUSES, SUBMITTED, Place, cursor_of, job_of, moment, place_from, place_of, spec_of
+from service.jobview import (
+    ROW_STATUSES,
+    SUBMITTED,
+    Place,
+    begun,
+    cursor_of,
+    job_of,
+    moment,
+    place_from,
+    place_of,
+    spec_of,
+)
 from service.settings import Settings
 
 THREADS = 4
@@ -178,7 +189,7 @@ class JobBoard:
     def _snapshot(self, row: WorkflowStatus) -> Snapshot | None:
         """What the worker last said of the job."""
         value = row.output if row.status == "SUCCESS" else (row.attributes or {}).get(LATE)
-        if value is None:
+        if value is None and begun(row):
             value = self._connected().get_event(row.workflow_id, SNAPSHOT, 0)
         return None if value is None else Snapshot.model_validate(value)
 

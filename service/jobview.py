@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from dbos import WorkflowStatus
 
-from models.jobs import STOPPED, Job, JobSpec, JobStatus, Snapshot
+from models.jobs import BEGUN, STOPPED, Job, JobSpec, JobStatus, Snapshot
 from models.manifest import now
 from service.errors import InvalidInput
 
@@ -64,18 +64,22 @@ def job_of(row: WorkflowStatus, snapshot: Snapshot | None) -> Job:
     )
 
 
+def begun(row: WorkflowStatus) -> bool:
+    """Whether a worker ever took the job; who puts a job back in the queue by hand resets the engine's own count."""
+    return bool(row.recovery_attempts) or BEGUN in (row.attributes or {})
+
+
 def _status(row: WorkflowStatus, snapshot: Snapshot | None) -> tuple[JobStatus, str | None]:
     if snapshot is not None and snapshot.status.ended:
         return snapshot.status, snapshot.error
     match row.status:
         case "ENQUEUED" | "DELAYED":  # a job that lost its worker waits in the queue again, but has begun
-            return (JobStatus.QUEUED if snapshot is None else JobStatus.RUNNING), None
+            return (JobStatus.RUNNING if begun(row) else JobStatus.QUEUED), None
         case "PENDING":
             return JobStatus.RUNNING, None
         case "CANCELLED":
-            begun = snapshot is not None or bool(row.recovery_attempts)
             silent = now() - moment(row.completed_at or 0) > timedelta(seconds=SILENT_STOP_S)
-            stopped = not begun or silent or STOPPED in (row.attributes or {})
+            stopped = not begun(row) or silent or STOPPED in (row.attributes or {})
             return (JobStatus.CANCELLED if stopped else JobStatus.CANCELLING), None
         case "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
             return JobStatus.FAILED, "the worker process died again and again while it ran this job"

@@ -120,6 +120,7 @@ class Registry:
     def _open(self, name: str) -> Slot:
         slot = Slot(name, self.store, self.device, self._loader, self._settings, self._metrics)
         self._slots[name] = slot
+        self._stamps[name] = self._stamp(name)
         return slot
 
     async def _watch(self) -> None:

@@ -75,7 +75,7 @@ def test_texts_equal_the_offline_evaluation(service, data_dir):
     """200 AG News test rows, alone and in batches of mixed length, give the offline probabilities."""
     splits = get_task("topic").load(data_dir, 0)
     expected = offline("topic-transformer", {"token_ids": splits.test.inputs["token_ids"][:200].numpy()})[0]
-    texts = [article.text for article in ag_news.read(data_dir)[1][:200]]
+    texts = [article.text for article in ag_news.read(data_dir).test[:200]]
     batch = service.client.post("/predict/sequence/batch", json={"inputs": [{"text": text} for text in texts]})
     got = [list(row["probabilities"].values()) for row in batch.json()["predictions"]]
     np.testing.assert_allclose(got, expected, atol=1e-5)

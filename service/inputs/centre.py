@@ -35,6 +35,7 @@ def as_is(pixels: Pixels) -> Pixels | None:
 
 def fit(ink: Plane) -> Pixels:
     """Ink [h, w], 0..1, to uint8 [28, 28]: scaled to 20x20 with soft edges, full contrast, centred by mass."""
+    ink = ink / ink.max()
     rows, columns = np.flatnonzero((ink > 0.5).any(axis=1)), np.flatnonzero((ink > 0.5).any(axis=0))
     cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = cut.shape

@@ -6,7 +6,7 @@ polarity, even light, and a threshold that keeps soft edges. Which marks are the
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -36,6 +36,11 @@ def find(picture: NDArray[np.uint8]) -> Plane | None:
     level = float(np.percentile(standing_out, 99))
     level = float(np.median(standing_out[standing_out >= 0.7 * level]))
     strokes = marks.digit(plane, max(0.45 * level, 4 * grain))
+    if strokes.any() and float(np.median(plane[strokes])) < 0.62 * level:
+        # Most of it is fainter than the pen: the paper's ruling clings to the digit.
+        strokes = marks.digit(plane, max(0.7 * level, 4 * grain))
+    if not strokes.any():
+        return None
     soft = np.clip((plane - 0.2 * level) / (0.7 * level), 0, 1)
     # One pixel around the strokes holds their soft edge; beyond it there are only lines and grain.
     near = cv2.dilate(strokes.view(np.uint8), np.ones((3, 3), np.uint8))
@@ -57,8 +62,8 @@ def _one_plane(picture: NDArray[np.uint8]) -> Plane:
 def _sheet_only(plane: Plane) -> Plane:
     """Where a whole sheet lies on a table of another brightness, the table is painted as paper."""
     small = _to_bytes(_small(plane))
-    _, light = cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)
-    edge = float(_edge(cast("NDArray[np.uint8]", light)).mean()) / 255
+    light = cast("NDArray[np.uint8]", cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)[1])
+    edge = float(_edge(light).mean()) / 255
     if 0.1 < edge < 0.9 or min(small.shape) < 24:
         return plane
     contours, _ = cv2.findContours(light if edge < 0.5 else 255 - light, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -80,10 +85,13 @@ def _bright_ink(plane: Plane) -> Plane:
     small = _to_bytes(_small(plane))
     detail = small.astype(np.float32) - _wide_median(small)
     skew = float((detail**3).mean() / max(float((detail**2).mean()) ** 1.5, 1e-6))
-    if abs(skew) < 0.8:
-        # Fat strokes that fill the picture: paper is then what lies along its edge.
-        _, light = cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)
-        skew = 127 - float(_edge(cast("NDArray[np.uint8]", light)).mean())
+    light = _two_tones(small)
+    if light is not None:
+        # Fat strokes may cover most of the picture: paper is then what lies along its edge, if there is enough of it.
+        edge = float(_edge(light).mean())
+        paper = light if edge > 0.5 else ~light
+        if abs(skew) < 0.8 or (abs(edge - 0.5) > 0.35 and paper.mean() > 0.25):
+            skew = 0.5 - edge
     return plane if skew > 0 else -plane
 
 
@@ -115,16 +123,20 @@ def _grain(plane: Plane) -> float:
 
 
 def _clear_paper(plane: Plane) -> Plane | None:
-    """The darker of two tones, ink being bright; None unless two tones explain nearly all that differs."""
-    small = _to_bytes(plane)
-    _, light = cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)
-    inked = light > 127
-    if inked.all() or not inked.any():
+    """The darker of two tones, ink being bright; None if there are more."""
+    light = _two_tones(_to_bytes(plane))
+    return None if light is None else plane[~light]
+
+
+def _two_tones(picture: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+    """Which pixels have the lighter of two tones; None unless two tones explain nearly all that differs."""
+    light = cv2.threshold(picture, 0, 255, cv2.THRESH_OTSU)[1] > 127
+    if light.all() or not light.any():
         return None
-    share = float(inked.mean())
-    between = share * (1 - share) * float(small[inked].mean() - small[~inked].mean()) ** 2
+    share = float(light.mean())
+    between = share * (1 - share) * float(picture[light].mean() - picture[~light].mean()) ** 2
     # A bell curve cut in two reaches 0.64, an even spread 0.75.
-    return plane[~inked] if between > 0.85 * float(small.var()) else None
+    return cast("NDArray[np.bool_]", light) if between > 0.85 * float(picture.var()) else None
 
 
 def _sample(plane: Plane) -> Plane:
@@ -138,7 +150,7 @@ def _to_bytes(plane: Plane) -> NDArray[np.uint8]:
     return cast("NDArray[np.uint8]", np.rint((plane - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
 
 
-def _edge(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _edge(picture: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
 
 

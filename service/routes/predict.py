@@ -18,5 +18,11 @@ ENDPOINTS: dict[str, type[Endpoint]] = {
 }
 
 
-def routes(registry: Registry, settings: Settings) -> list[Route]:
-    return [Route(path, endpoint(registry, settings), methods=["POST"]) for path, endpoint in ENDPOINTS.items()]
+def endpoints(registry: Registry, settings: Settings) -> dict[str, Endpoint]:
+    """The endpoint of each path."""
+    return {path: endpoint(registry, settings) for path, endpoint in ENDPOINTS.items()}
+
+
+def routes(table: dict[str, Endpoint]) -> list[Route]:
+    """The same for the router: it answers other methods with 405, and names the paths."""
+    return [Route(path, endpoint, methods=["POST"]) for path, endpoint in table.items()]

@@ -61,7 +61,7 @@ class TrainRequest(BaseModel):
     epochs: int | None = Field(None, description="passes over the training data; it may stop earlier")
     batch_size: int | None = Field(None, description="rows of one step")
     learning_rate: float | None = Field(None, allow_inf_nan=False, description="the highest of the schedule")
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="the same seed on the same machine gives the same weights")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="the same seed on the same machine gives the same weights")
     promote: Promote = Field(
         "if_better", description="`if_better`: live when the gate passes it; `manual`: published only; `always`"
     )

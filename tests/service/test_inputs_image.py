@@ -198,6 +198,18 @@ def test_frame_ruling_and_specks_leave_no_trace():
     assert alike(decoded(ruled), plain) > 0.9
 
 
+def test_sheet_on_a_table_and_bare_bold_crop_are_read():
+    """A dark table around the sheet is no frame of ink, and strokes that fill the picture are no paper."""
+    matte = drawn(8)
+    plain = decoded(255 - 255 * matte)
+    table = np.pad(240 - 220 * matte, 70, constant_values=60)
+    assert alike(decoded(table), plain) > 0.97
+    fat = drawn(8, 400, 0.12)
+    seen = np.s_[np.flatnonzero(fat.any(1))[0] : np.flatnonzero(fat.any(1))[-1] + 1]
+    across = np.s_[np.flatnonzero(fat.any(0))[0] : np.flatnonzero(fat.any(0))[-1] + 1]
+    assert alike(decoded(255 - 255 * fat[seen, across]), decoded(255 - 255 * fat)) > 0.97
+
+
 @pytest.mark.parametrize("value", [0, 128, 255])
 @pytest.mark.parametrize("shape", [(1, 1), (28, 28), (300, 200), (64, 64, 3)])
 def test_constant_picture_is_blank(value, shape):
