@@ -18,6 +18,7 @@ from models.store import (
     VersionNotFoundError,
 )
 from service.errors import Conflict, NotFound, ServiceError
+from service.openapi import problem_responses
 from service.registry import Registry
 from service.schemas import ModelInfo, ModelList, Promotion, VersionInfo
 
@@ -39,13 +40,13 @@ async def list_models(registry: TheRegistry) -> ModelList:
     return ModelList(models=[await _info(registry, name) for name in names])
 
 
-@router.get("/{name}", summary="One model")
+@router.get("/{name}", summary="One model", responses=problem_responses(404))
 async def get_model(name: str, registry: TheRegistry) -> ModelInfo:
     """Versions, metrics, provenance, the live and the previous version, and the provider in use."""
     return await _known(registry, name)
 
 
-@router.post("/{name}/promote", summary="Make a version live")
+@router.post("/{name}/promote", summary="Make a version live", responses=problem_responses(404, 409, 422))
 async def promote(name: str, body: Promotion, registry: TheRegistry) -> ModelInfo:
     """Verify the version, make it live in every worker within two seconds, without a failed request."""
     await _known(registry, name)
@@ -53,7 +54,9 @@ async def promote(name: str, body: Promotion, registry: TheRegistry) -> ModelInf
     return await _info(registry, name)
 
 
-@router.post("/{name}/rollback", summary="Make the previously live version live again")
+@router.post(
+    "/{name}/rollback", summary="Make the previously live version live again", responses=problem_responses(404, 409)
+)
 async def rollback(name: str, registry: TheRegistry) -> ModelInfo:
     """One step back in the history of live versions."""
     await _known(registry, name)
@@ -61,7 +64,12 @@ async def rollback(name: str, registry: TheRegistry) -> ModelInfo:
     return await _info(registry, name)
 
 
-@router.delete("/{name}/versions/{version}", summary="Remove a version", status_code=204)
+@router.delete(
+    "/{name}/versions/{version}",
+    summary="Remove a version",
+    status_code=204,
+    responses=problem_responses(404, 409, 422),
+)
 async def delete_version(name: str, version: int, registry: TheRegistry) -> Response:
     """Remove a version that is not live from the store."""
     await _known(registry, name)
@@ -69,7 +77,12 @@ async def delete_version(name: str, version: int, registry: TheRegistry) -> Resp
     return Response(status_code=204)
 
 
-@router.get("/{name}/versions/{version}/report", summary="Report of a version", response_class=FileResponse)
+@router.get(
+    "/{name}/versions/{version}/report",
+    summary="Report of a version",
+    response_class=FileResponse,
+    responses={200: {"content": {"text/html": {}}}, **problem_responses(404, 422)},
+)
 async def report(name: str, version: int, registry: TheRegistry) -> FileResponse:
     """The version's report with pictures, as one HTML page."""
     await _known(registry, name)
