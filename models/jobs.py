@@ -17,6 +17,7 @@ QUEUE = "train"
 WORKFLOW = "train"
 EVENTS = "events"  # the stream of a job's events
 SNAPSHOT = "snapshot"  # the key of a running job's latest Snapshot
+BEGUN = "begun"  # attribute of a job that was given back to the queue: it has a snapshot
 STOPPED = "stopped"  # attribute of a cancelled job: its child is gone
 LATE = "late"  # attribute of a job cancelled too late: the Snapshot it ended with
 

@@ -30,6 +30,7 @@ from dbos import error as dbos_error
 from models.jobs import (
     APPLICATION,
     APPLICATION_VERSION,
+    BEGUN,
     EVENTS,
     LATE,
     QUEUE,
@@ -186,6 +187,7 @@ def _hand_back(settings: WorkerSettings) -> None:
         for row in client.list_workflows(
             name=WORKFLOW, status="PENDING", executor_id=settings.executor_id, load_input=False, load_output=False
         ):
+            client.update_workflow_attributes(row.workflow_id, {BEGUN: True}, merge=True)
             client.resume_workflow(row.workflow_id, queue_name=QUEUE)
             log.info("job %s waits for the next worker", row.workflow_id)
     finally:
