@@ -55,7 +55,10 @@ class TextEncoder:
         return [self.encode(text, max_chars=max_chars, loc=(*loc, index)) for index, text in enumerate(texts)]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """For each id that `encode` gives for the text, the characters [begin, end) it stands for."""
+        """For each id that `encode` gives for the text, the characters [begin, end) it stands for.
+
+        Of a sign that was written as an entity, only a part of the entity.
+        """
         return self._encoding(text).offsets[: self._max_length]
 
     def _ids(self, text: str) -> list[int]:

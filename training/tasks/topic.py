@@ -24,11 +24,11 @@ from training.datasets.ag_news import LABELS, Article
 from training.nets.transformer import TopicTransformer
 from training.tasks.base import Inputs, Optimisation, ServingSpec, Split, Splits, Task
 
-VOCABULARY = 12_000
+VOCABULARY = 24_000
 MAX_LENGTH = 256
 TOKENIZER = "tokenizer.json"
-_LENGTHS = [16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 192, MAX_LENGTH]
-_HIDDEN_TOKENS, _HEADLINES = 0.2, 0.15
+_LENGTHS = [16, 32, 40, 48, 64, 96, 128, MAX_LENGTH]
+_HIDDEN_TOKENS, _HEADLINES = 0.4, 0.15
 """Shares of a training batch: tokens hidden, rows cut to their headline."""
 _SMOOTHING = 0.05
 _SORTED_BATCHES = 32
@@ -92,10 +92,10 @@ class TopicTask:
         networks={
             "transformer": NetworkRecipe(
                 model="topic-transformer",
-                summary="Word vectors of 128, an encoder of 2 blocks with 4 heads beside their plain mean.",
-                epochs=_range(6, 1, 100),
+                summary="Word vectors of 64, read by an encoder block with 4 heads and by their plain mean.",
+                epochs=_range(4, 1, 100),
                 batch_size=_range(64, 8, 1024),
-                learning_rate=_range(0.005, 1e-6, 0.1),
+                learning_rate=_range(0.004, 1e-6, 0.1),
             ),
         },
     )
@@ -115,7 +115,7 @@ class TopicTask:
 
     def optimisation(self, network: str) -> Optimisation:  # noqa: ARG002 (the same for all)
         """AdamW, one cycle, averaged weights."""
-        return Optimisation(weight_decay=0.05, average_decay=0.995, clip_norm=1.0, patience=3)
+        return Optimisation(weight_decay=0.2, average_decay=0.995, clip_norm=1.0, patience=3)
 
     def build(self, network: str, splits: Splits) -> nn.Module:
         """A fresh network."""
