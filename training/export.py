@@ -32,11 +32,12 @@ Arrays = dict[str, NDArray[Any]]
 Example = Callable[[int, int, int], Inputs]
 
 _NAMES = {"uint8": onnx.TensorProto.UINT8, "int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
-# What torch 2.13's exporter says of its own insides, whatever the network.
+# What torch 2.13's exporter says of its own insides, and of two inputs that share an axis as they should.
 _NOISE = (
-    ("ignore", r".*LeafSpec.*", FutureWarning),
-    ("ignore", r".*is deprecated.*", DeprecationWarning),
+    (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
+    (r"# The axis name: \w+ will not be used, since it shares the same shape constraints", UserWarning),
 )
+_CHATTY = ("torch.onnx", "onnxscript")
 
 
 class ExportError(Exception):
@@ -70,24 +71,32 @@ def export(module: nn.Module, example: Inputs, spec: ServingSpec, path: Path) ->
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as exc:
-        first = str(exc).strip().splitlines()[0]
-        raise ExportError(f"torch cannot export the network: {first}") from exc
+        raise ExportError(f"torch cannot export the network: {_first_line(exc)}") from exc
     _check(onnx.load(path), spec)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's chatter out: prints, the log of optional packages, known deprecations."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Keep the exporter's chatter out: prints, logs of missing packages and skipped foldings, known warnings."""
+    logs = [logging.getLogger(name) for name in _CHATTY]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            for action, message, category in _NOISE:
-                warnings.filterwarnings(action, message, category)  # type: ignore[arg-type]
+            for message, category in _NOISE:
+                warnings.filterwarnings("ignore", message, category)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+def _first_line(exc: BaseException) -> str:
+    """The first line of what went wrong at first, beneath the exporter's general advice."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return str(exc).strip().partition("\n")[0]
 
 
 def _check(model: onnx.ModelProto, spec: ServingSpec) -> None:

@@ -11,8 +11,6 @@ import sys
 import time
 from typing import Any, Protocol, TextIO
 
-from tqdm import tqdm  # type: ignore[import-untyped]
-
 from models.jobs import (
     DoneEvent,
     EpochEvent,
@@ -143,6 +141,8 @@ class ConsoleReporter:
 
     def _draw(self, progress: Progress, left: str) -> None:
         if self._bar is None:
+            from tqdm import tqdm  # type: ignore[import-untyped] # comes with torch's extra
+
             self._bar = tqdm(total=progress.steps, unit="step", leave=False, dynamic_ncols=True)
         self._bar.set_description(f"epoch {progress.epoch}/{progress.epochs}{left}", refresh=False)
         self._bar.update(progress.step - self._bar.n)

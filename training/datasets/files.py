@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tqdm import tqdm  # type: ignore[import-untyped]
-
 Log = Callable[[str], None]
 
 _CHUNK = 1 << 16
@@ -157,6 +155,8 @@ class _Meter:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
+            from tqdm import tqdm  # type: ignore[import-untyped] # comes with torch's extra
+
             self.bar = tqdm(total=self.file.bytes, desc=self.file.name, unit="B", unit_scale=True, leave=False)
         return self
 
