@@ -135,6 +135,7 @@ def _launch(settings: WorkerSettings) -> None:
     async def train(spec: dict[str, Any]) -> dict[str, Any]:
         return await _train(spec, settings.jobs)
 
+    logging.getLogger("dbos").addFilter(_is_news)
     DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)(train)
     DBOS.launch()
     DBOS.register_queue(
@@ -143,6 +144,12 @@ def _launch(settings: WorkerSettings) -> None:
         polling_interval_sec=QUEUE_POLL_S,
         on_conflict="always_update",
     )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of the engine's log is worth a look: the trace of a cancelled job is not."""
+    cancelled = (dbos_error.DBOSWorkflowCancelledError, dbos_error.DBOSAwaitedWorkflowCancelledError)
+    return not (record.exc_info and isinstance(record.exc_info[1], cancelled))
 
 
 async def _train(spec: dict[str, Any], settings: JobSettings) -> dict[str, Any]:

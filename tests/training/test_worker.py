@@ -9,7 +9,7 @@ import pytest
 
 from models.store import Store
 from tests.server import wait_until
-from tests.workers import Desk, WorkerProcess, children, plan
+from tests.workers import OPEN, Desk, WorkerProcess, children, plan
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,19 @@ def test_cancelling_ends_the_child_within_two_seconds(desk, state):
     assert desk.end(desk.put())["status"] == "succeeded"
 
 
+@pytest.mark.slow
+def test_a_cancellation_during_publication_comes_too_late(desk, state):
+    """The version is in the store, so the job says so and does not claim to have been cancelled."""
+    plan(state, bytes=400 * 2**20)
+    job_id = desk.put(network="large", epochs=1)
+    staging = state / "models" / ".staging"
+    wait_until(lambda: desk.row(job_id).status == "PENDING" and staging.is_dir() and any(staging.iterdir()), 20)
+    desk.client.cancel_workflow(job_id)
+    late = wait_until(lambda: (desk.row(job_id).attributes or {}).get("late"), 20)
+    assert (late["status"], late["result"]["model"]["name"]) == ("succeeded", "digit-large")
+    assert Store(state / "models").live("digit-large") == 1
+
+
 def test_the_child_gives_way_to_others(desk, state):
     """It runs at nice 10, apart from the worker's process group, and a second one cannot enter its folder."""
     plan(state, epoch_s=2)
@@ -212,7 +225,8 @@ def test_the_real_trainer_goes_through_the_worker(tmp_path, data_dir, monkeypatc
     with WorkerProcess(tmp_path, command=(sys.executable, "-m", "training", "worker")):
         desk = Desk(tmp_path)
         job_id = desk.put(epochs=2, batch_size=256, learning_rate=0.003)
-        wait_until(lambda: desk.epochs(job_id), 120)
+        wait_until(lambda: desk.epochs(job_id) or desk.row(job_id).status not in OPEN, 120)
+        assert desk.epochs(job_id), desk.row(job_id).output
         os.kill(children(job_id)[0], signal.SIGKILL)
         end = desk.end(job_id, 240)
         told = desk.events(job_id)
