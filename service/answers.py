@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from models.manifest import Manifest
-from service.batcher import Answer
+from service.batch import Answer
 from service.engine import Array
 from service.wire import Header
 

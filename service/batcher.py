@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from time import perf_counter
-from typing import NamedTuple
 
-from service.engine import Array, Runner, Tensors
+from service.batch import Answer, BatchReport, Item, Part, report
+from service.engine import Array, Runner
 from service.errors import Busy, DeadlinePassed, InternalError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -24,53 +24,6 @@ log = logging.getLogger(__name__)
 _SWEEP_S = 0.05
 _MAX_BATCH_STEPS = 16_384
 """Rows x padded length that a batch of sequences may have; bounds memory and the time a batch blocks the device."""
-
-
-class Part(NamedTuple):
-    """Rows that travel together: graph inputs with a leading row axis, and their unpadded length (0 where none)."""
-
-    inputs: Tensors
-    rows: int = 1
-    length: int = 0
-
-
-class Answer(NamedTuple):
-    """The outputs of one part, in the graph's order, each [rows, …], and how they came about."""
-
-    outputs: list[Array]
-    version: int
-    provider: str
-    queue_ms: float
-    run_ms: float
-    batch_rows: int
-
-
-class BatchReport(NamedTuple):
-    """What one finished batch was like; `steps` and `padded_steps` count rows x length where there is a length."""
-
-    engine: Runner
-    rows: int
-    items: int
-    queue_seconds: list[float]
-    run_seconds: float
-    steps: int
-    padded_steps: int
-    failed: bool
-
-
-class _Item:
-    __slots__ = ("deadline", "engine", "entered", "future", "gone", "length", "part")
-
-    def __init__(
-        self, part: Part, engine: Runner, future: asyncio.Future[Answer], deadline: float, gone: Callable[[], bool]
-    ) -> None:
-        self.part = part
-        self.engine = engine
-        self.future = future
-        self.deadline = deadline
-        self.gone = gone
-        self.length = engine.bucket_length(part.length)
-        self.entered = perf_counter()
 
 
 _Key = tuple[Runner, int]
@@ -103,8 +56,8 @@ class Batcher:
         self._max_wait_s = max_wait_ms / 1000
         self._observe = observe
         self._loop = asyncio.get_running_loop()
-        self._queues: dict[_Key, deque[_Item]] = {}
-        self._flying: list[_Item] = []
+        self._queues: dict[_Key, deque[Item]] = {}
+        self._flying: list[Item] = []
         self._unfinished: dict[Runner, int] = {}
         self._retired: set[Runner] = set()
         self._dispatch_planned = False
@@ -112,7 +65,7 @@ class Batcher:
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._work: SimpleQueue[tuple[list[_Item], int, int] | Runner | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[list[Item], int, int] | Runner | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run_forever, name=f"engine-{name}", daemon=True)
         self._thread.start()
 
@@ -142,7 +95,7 @@ class Batcher:
         futures = []
         for part in parts:
             future = self._loop.create_future()
-            item = _Item(part, engine, future, deadline, gone)
+            item = Item(part, engine, future, deadline, gone)
             self._queues.setdefault((engine, item.length), deque()).append(item)
             futures.append(future)
         self.queued_rows += rows
@@ -187,12 +140,12 @@ class Batcher:
                 self._work.put((items, sum(item.part.rows for item in items), key[1]))
         self._rest_if_idle()
 
-    def _take(self, key: _Key) -> list[_Item]:
+    def _take(self, key: _Key) -> list[Item]:
         """The next batch of one queue: live items in order, up to the row limit; one item may be larger than it."""
         queue, length = self._queues[key], key[1]
         limit = self._max_batch_rows if not length else min(self._max_batch_rows, _MAX_BATCH_STEPS // length)
         now = self._loop.time()
-        items: list[_Item] = []
+        items: list[Item] = []
         rows = 0
         while queue:
             head = queue[0].part.rows
@@ -209,7 +162,7 @@ class Batcher:
             del self._queues[key]
         return items
 
-    def _drop(self, item: _Item, now: float) -> bool:
+    def _drop(self, item: Item, now: float) -> bool:
         """Whether the item needs no run: answered, abandoned, or too late."""
         if item.future.done():
             return True
@@ -226,7 +179,7 @@ class Batcher:
         self._sweep_planned = False
         now = self._loop.time()
         for key in list(self._queues):
-            kept: deque[_Item] = deque()
+            kept: deque[Item] = deque()
             for item in self._queues[key]:
                 if self._drop(item, now):
                     self.queued_rows -= item.part.rows
@@ -267,7 +220,7 @@ class Batcher:
                 return
 
     def _land(
-        self, items: list[_Item], rows: int, outputs: list[Array] | Exception, started: float, ended: float
+        self, items: list[Item], rows: int, outputs: list[Array] | Exception, started: float, ended: float
     ) -> None:
         self._flying = []
         if isinstance(outputs, Exception):
@@ -278,13 +231,13 @@ class Batcher:
         else:
             self._scatter(items, rows, outputs, started, ended)
         if self._observe is not None:
-            self._observe(_report(items, rows, started, ended, failed=isinstance(outputs, Exception)))
+            self._observe(report(items, rows, started, ended, failed=isinstance(outputs, Exception)))
         for item in items:
             self._finished(item)
         self._dispatch()
 
     @staticmethod
-    def _scatter(items: list[_Item], rows: int, outputs: list[Array], started: float, ended: float) -> None:
+    def _scatter(items: list[Item], rows: int, outputs: list[Array], started: float, ended: float) -> None:
         run_ms = (ended - started) * 1000
         engine = items[0].engine
         at = 0
@@ -298,7 +251,7 @@ class Batcher:
 
     # ------------------------------------------------------------------ book-keeping
 
-    def _finished(self, item: _Item) -> None:
+    def _finished(self, item: Item) -> None:
         engine = item.engine
         left = self._unfinished[engine] - 1
         if left:
@@ -315,16 +268,3 @@ class Batcher:
     def _rest_if_idle(self) -> None:
         if not self._queues and not self._flying:
             self._idle.set()
-
-
-def _report(items: list[_Item], rows: int, started: float, ended: float, *, failed: bool) -> BatchReport:
-    return BatchReport(
-        engine=items[0].engine,
-        rows=rows,
-        items=len(items),
-        queue_seconds=[started - item.entered for item in items],
-        run_seconds=ended - started,
-        steps=sum(item.part.rows * item.part.length for item in items),
-        padded_steps=rows * items[0].length,
-        failed=failed,
-    )

@@ -11,7 +11,8 @@ from time import perf_counter
 from models.manifest import Manifest
 from models.store import Store, StoreError, VersionDamagedError, VersionNotFoundError
 from service import engine
-from service.batcher import Batcher, BatchReport
+from service.batch import BatchReport
+from service.batcher import Batcher
 from service.device import CPU, Device, DeviceError
 from service.engine import Engine, EngineError
 from service.errors import NotFound, Unavailable

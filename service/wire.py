@@ -68,14 +68,14 @@ def media_type(scope: Scope) -> str:
 def parse_json(body: bytes) -> Any:
     """The JSON value of a body; UnreadableBody when it is none.
 
-    NaN and Infinity are no JSON, but most clients write them: they are let through, so that validation can name
-    their place instead of refusing the whole text.
+    NaN, Infinity and 1e400 are no JSON numbers, but most clients write them: they are let through, so that validation
+    can name their place instead of refusing the whole text.
     """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         reason = str(exc)
-    if b"NaN" in body or b"Infinity" in body:
+    if b"NaN" in body or b"Infinity" in body or "infinity" in reason:
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as exc:

@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from models.manifest import Manifest
 from service.answers import digit, model_of
-from service.batcher import Answer, Part
+from service.batch import Answer, Part
 from service.engine import Array
 from service.errors import InvalidInput, Location, UnreadableBody
 from service.inputs import forms, image

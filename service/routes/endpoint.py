@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.types import Receive, Scope, Send
 
 from service.answers import explaining_headers
-from service.batcher import Answer
+from service.batch import Answer
 from service.errors import ServiceError
 from service.middleware import answer_with
 from service.registry import Registry

@@ -10,7 +10,7 @@ import numpy as np
 from starlette.types import Scope
 
 from service.answers import forecast, topic
-from service.batcher import Answer, Part
+from service.batch import Answer, Part
 from service.engine import Tensors
 from service.errors import Location
 from service.inputs import series

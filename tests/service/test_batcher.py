@@ -6,7 +6,8 @@ import logging
 import numpy as np
 import pytest
 
-from service.batcher import Batcher, Part
+from service.batch import Part
+from service.batcher import Batcher
 from service.errors import Busy, DeadlinePassed, InternalError, Unavailable
 from tests.service.fakes import FakeEngine
 

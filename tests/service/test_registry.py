@@ -10,7 +10,7 @@ import pytest
 
 from models.jobs import Recipes
 from models.store import Store
-from service.batcher import Part
+from service.batch import Part
 from service.device import CPU, Device, DeviceError
 from service.errors import InvalidInput, NotFound, Unavailable
 from service.metrics import Metrics

@@ -1,0 +1,73 @@
+"""What goes through a batcher: parts in, answers out, a report of every batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+from typing import NamedTuple
+
+from service.engine import Array, Runner, Tensors
+
+
+class Part(NamedTuple):
+    """Rows that travel together: graph inputs with a leading row axis, and their unpadded length (0 where none)."""
+
+    inputs: Tensors
+    rows: int = 1
+    length: int = 0
+
+
+class Answer(NamedTuple):
+    """The outputs of one part, in the graph's order, each [rows, …], and how they came about."""
+
+    outputs: list[Array]
+    version: int
+    provider: str
+    queue_ms: float
+    run_ms: float
+    batch_rows: int
+
+
+class BatchReport(NamedTuple):
+    """What one finished batch was like; `steps` and `padded_steps` count rows x length where there is a length."""
+
+    engine: Runner
+    rows: int
+    items: int
+    queue_seconds: list[float]
+    run_seconds: float
+    steps: int
+    padded_steps: int
+    failed: bool
+
+
+class Item:
+    """One part on its way: where its answer goes, how long it may take, whether anybody waits for it."""
+
+    __slots__ = ("deadline", "engine", "entered", "future", "gone", "length", "part")
+
+    def __init__(
+        self, part: Part, engine: Runner, future: asyncio.Future[Answer], deadline: float, gone: Callable[[], bool]
+    ) -> None:
+        self.part = part
+        self.engine = engine
+        self.future = future
+        self.deadline = deadline
+        self.gone = gone
+        self.length = engine.bucket_length(part.length)
+        self.entered = perf_counter()
+
+
+def report(items: list[Item], rows: int, started: float, ended: float, *, failed: bool) -> BatchReport:
+    """The report of one finished batch; times in seconds of `perf_counter`."""
+    return BatchReport(
+        engine=items[0].engine,
+        rows=rows,
+        items=len(items),
+        queue_seconds=[started - item.entered for item in items],
+        run_seconds=ended - started,
+        steps=sum(item.part.rows * item.part.length for item in items),
+        padded_steps=rows * items[0].length,
+        failed=failed,
+    )
