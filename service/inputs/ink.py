@@ -101,7 +101,7 @@ def _even(plane: Plane) -> Plane:
     if max(small.shape) < 48:
         return plane - np.float32(np.median(plane[plane <= plane.mean()]))
     paper_class = _clear_paper(small)
-    if paper_class is not None and np.ptp(np.percentile(paper_class, (5, 90))) < 0.05 * np.ptp(small):
+    if paper_class is not None and np.ptp(np.percentile(paper_class, (5, 75))) < 0.05 * np.ptp(small):
         return plane - np.float32(np.median(paper_class))
     width = round(0.3 * max(small.shape))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
@@ -136,7 +136,7 @@ def _two_tones(picture: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     share = float(light.mean())
     between = share * (1 - share) * float(picture[light].mean() - picture[~light].mean()) ** 2
     # A bell curve cut in two reaches 0.64, an even spread 0.75.
-    return cast("NDArray[np.bool_]", light) if between > 0.85 * float(picture.var()) else None
+    return light if between > 0.85 * float(picture.var()) else None
 
 
 def _sample(plane: Plane) -> Plane:
