@@ -75,6 +75,7 @@ class JobBoard:
         self._pool = ThreadPoolExecutor(THREADS, "jobs")
         self._lock = threading.Lock()
         self._client: DBOSClient | None = None
+        self._hung_up = False
 
     async def open(self) -> None:
         """Make the database ready; one that cannot be reached is tried again at the first use."""
@@ -87,6 +88,10 @@ class JobBoard:
         """Let go of the database."""
         await self._run(self._disconnect)
         self._pool.shutdown()
+
+    def hang_up(self) -> None:
+        """End every event stream at its next look, so that followers do not hold up a shutdown; they may reconnect."""
+        self._hung_up = True
 
     async def submit(self, spec: JobSpec, key: str | None = None) -> Job:
         """Queue a job; the same key gives the same job. Busy when the queue is full, Conflict for another spec."""
@@ -126,6 +131,8 @@ class JobBoard:
                 if told + 1 > after:
                     yield told + 1, JOB_EVENT.validate_python(value)
             if not over:
+                if self._hung_up:
+                    return
                 yield None
                 await asyncio.sleep(POLL_S)
         place = told + 1
@@ -135,6 +142,8 @@ class JobBoard:
             if place > after:
                 yield place, StatusEvent(at=job.finished_at or now(), status=JobStatus.CANCELLING)
         while not job.status.ended:
+            if self._hung_up:
+                return
             yield None
             await asyncio.sleep(POLL_S)
             job = await self.get(job_id)

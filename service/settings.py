@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(None, description="job database; default: `jobs.sqlite` in the state folder")
     max_queued_jobs: Annotated[int, Field(ge=1)] = Field(16, description="training jobs that may wait")
+    job_time_limit_s: Annotated[float, Field(gt=0)] = Field(21_600.0, description="longest time a training job may run")
     max_queue_rows: Annotated[int, Field(ge=1)] = Field(2048, description="rows that may wait for one model")
     max_batch_rows: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="rows of one run of a model")
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = Field(0.0, description="time a batch is held for company")

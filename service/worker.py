@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from multiprocessing.connection import Connection
+from types import FrameType
 
 import uvicorn
 
@@ -45,11 +46,15 @@ def run(settings: Settings, listener: socket.socket, reports: Connection) -> Non
 
 
 class _Server(uvicorn.Server):
-    """Tells the parent when it serves."""
+    """Tells the parent when it serves, and lets go of followers when it must stop."""
 
     def __init__(self, config: uvicorn.Config, reports: Connection) -> None:
         super().__init__(config)
         self._reports = reports
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.config.app.state.jobs.hang_up()  # type: ignore[union-attr]
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

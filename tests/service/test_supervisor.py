@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -135,3 +136,17 @@ def test_a_corrupted_live_version_starts_on_the_previous_one_and_says_so(tmp_pat
         told = server.client.get("/models/digit-cnn").json()
         assert "was changed after it was published" in told["problem"]
         assert f"digit-cnn version {newer} is refused" in server.log
+
+
+def test_an_open_event_stream_does_not_hold_up_a_shutdown(tmp_path):
+    """A client that follows a waiting job is let go at once; the stream can be taken up again later."""
+    with Server(tmp_path, trainer="external", shutdown_grace_s=20) as server:
+        job = server.client.post("/train", json={"task": "digit", "network": "mlp", "epochs": 1}).json()
+        with server.client.stream("GET", f"/train/{job['id']}/events") as stream:
+            lines = stream.iter_lines()
+            assert next(line for line in lines if line.startswith("event:")) == "event: status"
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert not [line for line in lines if line.startswith("event: done")]
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 5
