@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,8 +117,16 @@ class JobBoard:
     async def events(self, job_id: str, after: int = 0) -> AsyncIterator[tuple[int, JobEvent] | None]:
         """The job's events with their places 1, 2, ... in order, those beyond `after`; None when there is no news.
 
-        The first is its `queued`, the last `done`; the iterator ends with it. NotFound for an unknown job.
+        The first is its `queued`, the last `done`; the iterator ends with it, or when the board hangs up. NotFound for
+        an unknown job.
         """
+        async with contextlib.aclosing(self._events(job_id, after)) as events:
+            async for event in events:
+                if event is None and self._hung_up:
+                    return
+                yield event
+
+    async def _events(self, job_id: str, after: int) -> AsyncGenerator[tuple[int, JobEvent] | None]:
         job = await self.get(job_id)
         if after < 1:
             yield 1, StatusEvent(at=job.created_at, status=JobStatus.QUEUED)
@@ -131,8 +139,6 @@ class JobBoard:
                 if told + 1 > after:
                     yield told + 1, JOB_EVENT.validate_python(value)
             if not over:
-                if self._hung_up:
-                    return
                 yield None
                 await asyncio.sleep(POLL_S)
         place = told + 1
@@ -142,8 +148,6 @@ class JobBoard:
             if place > after:
                 yield place, StatusEvent(at=job.finished_at or now(), status=JobStatus.CANCELLING)
         while not job.status.ended:
-            if self._hung_up:
-                return
             yield None
             await asyncio.sleep(POLL_S)
             job = await self.get(job_id)
