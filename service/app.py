@@ -68,7 +68,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(registry.close)
         await registry.start(device)
         stack.push_async_callback(app.state.jobs.close)
-        await app.state.jobs.open()
         yield
 
 

@@ -1,67 +1,30 @@
-"""The job board: submits, lists, cancels and follows training jobs in the queue that workers serve.
+"""The job board: submits, lists, cancels and follows training jobs, on threads of its own.
 
-All use of DBOS in the service is here, as a client of the job database on threads of its own; nothing runs in this
-process. What clients see of a job follows from its row, the worker's snapshot and two attributes (`models/jobs.py`).
+The job database behind it is loaded and connected when training is first spoken of: a service that only predicts
+starts sooner and stays smaller.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-import re
-import sqlite3
 import threading
-import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, WorkflowStatus
-from dbos import error as dbos_error
-from sqlalchemy.exc import SQLAlchemyError
-
-from models.jobs import (
-    APPLICATION,
-    APPLICATION_VERSION,
-    EVENTS,
-    JOB_EVENT,
-    LATE,
-    QUEUE,
-    SNAPSHOT,
-    WORKFLOW,
-    DoneEvent,
-    Job,
-    JobEvent,
-    JobSpec,
-    JobStatus,
-    Snapshot,
-    StatusEvent,
-)
+from models.jobs import JOB_EVENT, DoneEvent, Job, JobEvent, JobSpec, JobStatus, StatusEvent
 from models.manifest import now
-from service.errors import Busy, Conflict, NotFound, Unavailable
-from service.jobview import (
-    ROW_STATUSES,
-    SUBMITTED,
-    Place,
-    begun,
-    cursor_of,
-    job_of,
-    moment,
-    place_from,
-    place_of,
-    spec_of,
-)
+from service.errors import Unavailable
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.jobdb import JobDatabase
 
 THREADS = 4
 POLL_S = 0.25
-QUEUE_FULL_RETRY_S = 30
-_MOST_ROWS = 2048
-_KEYS = uuid.UUID("6a1c7a55-3f0e-4a6e-9d0e-8f1f6f2b7c11")
-_ID = re.compile(r"[0-9a-f-]{36}")
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -71,22 +34,16 @@ class JobBoard:
     """The client side of the queue; every method raises Unavailable while the job database cannot be reached."""
 
     def __init__(self, settings: Settings, trainer: str) -> None:
-        self._url, self._most_queued, self._trainer = settings.jobs_url, settings.max_queued_jobs, trainer
+        self._settings, self._trainer = settings, trainer
         self._pool = ThreadPoolExecutor(THREADS, "jobs")
         self._lock = threading.Lock()
-        self._client: DBOSClient | None = None
+        self._database: JobDatabase | None = None
         self._hung_up = False
-
-    async def open(self) -> None:
-        """Make the database ready; one that cannot be reached is tried again at the first use."""
-        try:
-            await self._run(self._connected)
-        except Unavailable as exc:
-            log.warning("%s", exc.detail)
 
     async def close(self) -> None:
         """Let go of the database."""
-        await self._run(self._disconnect)
+        if self._database is not None:
+            await self._run(lambda database: database.close())
         self._pool.shutdown()
 
     def hang_up(self) -> None:
@@ -98,21 +55,21 @@ class JobBoard:
         if self._trainer == "off":
             detail = "Training is switched off here (NEUROSERVE_TRAINER=off)."
             raise Unavailable(detail, code="training_off", retry_after_s=3600)
-        return await self._run(self._submit, spec, key)
+        return await self._run(lambda database: database.submit(spec, key))
 
     async def get(self, job_id: str) -> Job:
         """The job, or NotFound."""
-        return await self._run(self._get, job_id)
+        return await self._run(lambda database: database.get(job_id))
 
     async def page(
         self, status: JobStatus | None = None, task: str | None = None, limit: int = 20, cursor: str | None = None
     ) -> tuple[list[Job], str | None]:
         """Jobs, newest first, and the cursor of the next page if there is one; InvalidInput for a wrong cursor."""
-        return await self._run(self._page_of, status, task, limit, cursor)
+        return await self._run(lambda database: database.page(status, task, limit, cursor))
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job: at once if it waits, within seconds if it runs; Conflict if it had ended."""
-        return await self._run(self._cancel, job_id)
+        return await self._run(lambda database: database.cancel(job_id))
 
     async def events(self, job_id: str, after: int = 0) -> AsyncIterator[tuple[int, JobEvent] | None]:
         """The job's events with their places 1, 2, ... in order, those beyond `after`; None when there is no news.
@@ -133,7 +90,7 @@ class JobBoard:
         told = max(0, after - 3)  # values of the stream; at most two closing events follow the last
         over = False
         while not over:
-            values, over = await self._run(self._read, job_id, told)
+            values, over = await self._run(functools.partial(_read, job_id, told))
             for value in values:
                 told += 1
                 if told + 1 > after:
@@ -159,149 +116,21 @@ class JobBoard:
 
     # ------------------------------------------------------------------ on the board's threads
 
-    async def _run(self, call: Callable[..., T], *args: Any) -> T:
+    async def _run(self, call: Callable[[JobDatabase], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, call)
+
+    def _call(self, call: Callable[[JobDatabase], T]) -> T:
+        from service.jobdb import DATABASE_ERRORS, JobDatabase
+
+        with self._lock:
+            if self._database is None:
+                self._database = JobDatabase(self._settings.jobs_url, self._settings.max_queued_jobs)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
-        except (SQLAlchemyError, sqlite3.Error, OSError) as exc:
+            return call(self._database)
+        except DATABASE_ERRORS as exc:
             log.error("the job database failed: %s", exc)
             raise Unavailable("The job database cannot be reached.", code="jobs_unavailable", retry_after_s=5) from exc
 
-    def _connected(self) -> DBOSClient:
-        with self._lock:
-            if self._client is None:
-                prepare_database(self._url)
-                self._client = DBOSClient(
-                    system_database_url=self._url,
-                    serializer=DBOSPortableJSONSerializer(),
-                    application_name=APPLICATION,
-                    system_database_pool_size=THREADS,
-                    system_database_polling_concurrency=0,
-                    retry_connection_errors=False,
-                )
-            return self._client
 
-    def _disconnect(self) -> None:
-        with self._lock:
-            if self._client is not None:
-                self._client.destroy()
-            self._client = None
-
-    def _row(self, job_id: str) -> WorkflowStatus:
-        known = _ID.fullmatch(job_id) is not None
-        rows = self._connected().list_workflows(workflow_ids=[job_id], name=WORKFLOW) if known else []
-        if not rows:
-            raise NotFound(f"There is no job {job_id!r}.", code="job_not_found")
-        return rows[0]
-
-    def _get(self, job_id: str) -> Job:
-        return self._job(self._row(job_id))
-
-    def _job(self, row: WorkflowStatus) -> Job:
-        return job_of(row, self._snapshot(row))
-
-    def _snapshot(self, row: WorkflowStatus) -> Snapshot | None:
-        """What the worker last said of the job."""
-        value = row.output if row.status == "SUCCESS" else (row.attributes or {}).get(LATE)
-        if value is None and begun(row):
-            value = self._connected().get_event(row.workflow_id, SNAPSHOT, 0)
-        return None if value is None else Snapshot.model_validate(value)
-
-    def _submit(self, spec: JobSpec, key: str | None) -> Job:
-        client = self._connected()
-        job_id = str(uuid.uuid4() if key is None else uuid.uuid5(_KEYS, key))
-        if key is None or not client.list_workflows(workflow_ids=[job_id], load_input=False, load_output=False):
-            waiting = client.list_queued_workflows(queue_name=QUEUE, status="ENQUEUED", load_input=False)
-            if len(waiting) >= self._most_queued:
-                detail = f"{len(waiting)} training jobs are waiting already; come back later."
-                raise Busy(detail, code="job_queue_full", retry_after_s=QUEUE_FULL_RETRY_S)
-            client.enqueue(
-                {
-                    "workflow_name": WORKFLOW,
-                    "queue_name": QUEUE,
-                    "workflow_id": job_id,
-                    "app_version": APPLICATION_VERSION,
-                    "attributes": {SUBMITTED: int(time.time() * 1000)},
-                },
-                spec.model_dump(mode="json"),
-            )
-        job = self._get(job_id)
-        if job.spec != spec:  # also when two requests with one key came at the same time
-            detail = f"The Idempotency-Key was used for another request, job {job_id}."
-            raise Conflict(detail, code="idempotency_key_reused")
-        return job
-
-    def _cancel(self, job_id: str) -> Job:
-        job = self._get(job_id)
-        if job.status is JobStatus.CANCELLING:
-            return job
-        if not job.status.ended:
-            self._connected().cancel_workflow(job_id)
-            job = self._get(job_id)
-            if job.status in {JobStatus.CANCELLING, JobStatus.CANCELLED}:
-                return job
-        raise Conflict(f"The job has ended already: {job.status}.", code="job_ended")
-
-    def _page_of(
-        self, status: JobStatus | None, task: str | None, limit: int, cursor: str | None
-    ) -> tuple[list[Job], str | None]:
-        place = None if cursor is None else place_from(cursor)
-        jobs: list[Job] = []
-        scanned = 0
-        while scanned < _MOST_ROWS:
-            rows, last = self._rows(place, status, limit + 1)
-            for row in rows:
-                if task is None or spec_of(row).task == task:
-                    job = self._job(row)
-                    if status is None or job.status is status:
-                        if len(jobs) == limit:
-                            return jobs, cursor_of(place)
-                        jobs.append(job)
-                place = place_of(row)
-            if last:
-                return jobs, None
-            scanned += len(rows)
-        return jobs, cursor_of(place)
-
-    def _rows(self, place: Place | None, status: JobStatus | None, about: int) -> tuple[list[WorkflowStatus], bool]:
-        """The next rows after `place`, newest first, and whether there are no more.
-
-        The engine sorts by the row's creation alone, which many jobs may share: a group is taken whole or not at all.
-        """
-        while True:
-            rows = self._connected().list_workflows(
-                name=WORKFLOW,
-                status=None if status is None else ROW_STATUSES[status],
-                end_time=None if place is None else moment(place[0] + 1).isoformat(),  # the engine rounds down
-                limit=about,
-                sort_desc=True,
-            )
-            last = len(rows) < about
-            fresh = [row for row in rows if place is None or place_of(row) < place]
-            if not last:
-                fresh = [row for row in fresh if row.created_at != rows[-1].created_at]
-            if fresh or last:
-                return sorted(fresh, key=place_of, reverse=True), last
-            about *= 2
-
-    def _read(self, job_id: str, offset: int) -> tuple[list[Any], bool]:
-        """The stream's values from `offset` that are there now, and whether it will have no more."""
-        values: list[Any] = []
-        try:
-            for value in self._connected().read_stream(job_id, EVENTS, offset=offset, timeout_seconds=0):
-                values.append(value)  # noqa: PERF402 (what came before the exception counts)
-        except dbos_error.DBOSStreamTimeoutError:
-            return values, False
-        except dbos_error.DBOSNonExistentWorkflowError:
-            raise NotFound(f"There is no job {job_id!r}.", code="job_not_found") from None
-        return values, True
-
-
-def prepare_database(url: str) -> None:
-    """Make the job database and its tables if they are not there; safe while others do the same."""
-    if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # kept in the file: readers never wait for the writer
-    logging.getLogger("dbos").setLevel(logging.WARNING)
-    DBOS.migrate(url)
+def _read(job_id: str, offset: int, database: JobDatabase) -> tuple[list[Any], bool]:
+    return database.read(job_id, offset)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-
-from dbos import WorkflowStatus
+from typing import TYPE_CHECKING
 
 from models.jobs import BEGUN, STOPPED, Job, JobSpec, JobStatus, Snapshot
 from models.manifest import now
 from service.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from dbos import WorkflowStatus
 
 SILENT_STOP_S = 10.0
 """A cancelled job counts as stopped after this time even if its worker does not say so: it died as well."""

@@ -1,5 +1,6 @@
 """`/train` over real HTTP, with a real job database and, where jobs run, a real worker process."""
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -32,7 +33,7 @@ def serving(state, **settings):
     finally:
         server.should_exit = True
         thread.join()
-        app.state.jobs._disconnect()
+        asyncio.run(app.state.jobs.close())
 
 
 @pytest.fixture(scope="module")
