@@ -112,7 +112,7 @@ class _Fit:
         self.options: Optimisation = task.optimisation(network)
         self.device = runtime.prepare(settings.seed)
         self.module = task.build(network, splits).to(self.device)
-        self.optimiser = _optimiser(self.module, settings.learning_rate, self.options.weight_decay)
+        self.optimiser = _optimiser(self.module, settings.learning_rate, self.options)
         decay = self.options.average_decay
         self.average = AveragedModel(self.module, avg_fn=moving_average(decay), use_buffers=True) if decay else None
         self.judged: nn.Module = self.module if self.average is None else self.average.module
@@ -271,15 +271,16 @@ def fit(
     return _Fit(task, network, splits, settings, watcher).run(checkpoint_file, resume)
 
 
-def _optimiser(module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+def _optimiser(module: nn.Module, learning_rate: float, options: Optimisation) -> torch.optim.AdamW:
     """AdamW that decays matrices and kernels, not biases and norms."""
     named = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(
         [
-            {"params": [one for one in named if one.ndim > 1], "weight_decay": weight_decay},
+            {"params": [one for one in named if one.ndim > 1], "weight_decay": options.weight_decay},
             {"params": [one for one in named if one.ndim <= 1], "weight_decay": 0.0},
         ],
         lr=learning_rate,
+        betas=(0.9, options.second_decay),
     )
 
 

@@ -61,6 +61,8 @@ class Optimisation:
 
     weight_decay: float = 0.0
     schedule: str = "onecycle"
+    second_decay: float = 0.999
+    """AdamW's decay of squared gradients; less suits tables of which a step touches few rows."""
     average_decay: float = 0.0
     """Decay a step of the exponential moving average of weights; 0 switches it off."""
     clip_norm: float = 0.0

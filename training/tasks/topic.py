@@ -115,7 +115,7 @@ class TopicTask:
 
     def optimisation(self, network: str) -> Optimisation:  # noqa: ARG002 (the same for all)
         """AdamW, one cycle, averaged weights."""
-        return Optimisation(weight_decay=0.2, average_decay=0.995, clip_norm=1.0, patience=3)
+        return Optimisation(weight_decay=0.2, second_decay=0.98, average_decay=0.995, clip_norm=1.0, patience=3)
 
     def build(self, network: str, splits: Splits) -> nn.Module:
         """A fresh network."""
