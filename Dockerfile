@@ -9,8 +9,8 @@ FROM ${BASE} AS requirements
 ARG EXTRAS=""
 WORKDIR /src
 COPY pyproject.toml deploy/requirements.py ./
-# shellcheck disable=SC2086 # EXTRAS is a list
-RUN python requirements.py ${EXTRAS} > service.txt && python requirements.py train ${EXTRAS} > trainer.txt
+# hadolint ignore=SC2086
+RUN python requirements.py ${EXTRAS}
 
 
 FROM ${BASE} AS runtime
@@ -19,8 +19,8 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /u
  && install -d -o neuroserve -g neuroserve /var/lib/neuroserve
 WORKDIR /app
 COPY constraints.txt ./
-COPY --from=requirements /src/service.txt ./
-RUN pip install --no-cache-dir --only-binary :all: -c constraints.txt -r service.txt
+COPY --from=requirements /src/base.txt ./
+RUN pip install --no-cache-dir --only-binary :all: -c constraints.txt -r base.txt
 COPY LICENSE ./
 ENV PYTHONUNBUFFERED=1 \
     NEUROSERVE_HOST=0.0.0.0 \
@@ -51,6 +51,8 @@ CMD ["python", "-m", "training", "worker"]
 
 
 FROM runtime AS service
+COPY --from=requirements /src/service.txt ./
+RUN test ! -s service.txt || pip install --no-cache-dir --only-binary :all: -c constraints.txt -r service.txt
 COPY models ./models
 COPY service ./service
 RUN python -m compileall -q models service

@@ -1,0 +1,123 @@
+"""The files around the images, as far as they can be judged without building; `deploy/check_containers.sh` builds."""
+
+import fnmatch
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
+
+
+def program(name):
+    """A program of `deploy/`, imported from its file."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "deploy" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def names(lines):
+    return {re.split(r"[\[<>=;~! ]", line)[0] for line in lines}
+
+
+def test_images_for_the_cpu_hold_no_cuda(project):
+    """Without the extra `gpu` no list names a package that brings CUDA, and torch goes to the trainer alone."""
+    lists = program("requirements").requirements(project, [])
+    assert "onnxruntime-gpu" not in names([*lists["base"], *lists["service"], *lists["trainer"]])
+    assert "onnxruntime" in names(lists["base"])
+    assert lists["service"] == []
+    assert "torch" in names(lists["trainer"])
+    assert "torch" not in names(lists["base"])
+
+
+def test_the_gpu_extra_reaches_the_service_alone(project):
+    """With `gpu` the service gets the CUDA libraries; the trainer has those that its torch pins."""
+    lists = program("requirements").requirements(project, ["gpu"])
+    assert lists["base"] == project["dependencies"]
+    assert any("[cuda,cudnn]" in line for line in lists["service"])
+    assert "onnxruntime-gpu" not in names(lists["trainer"])
+
+
+def test_an_unknown_extra_is_refused(monkeypatch, tmp_path, capsys):
+    """A mistyped build argument stops the build with a sentence."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    assert program("requirements").main(["gpus"]) == 1
+    assert "there is no extra 'gpus'" in capsys.readouterr().err
+
+
+def test_the_builder_is_sent_all_that_is_copied_and_no_state():
+    """Each COPY from the checkout is let through by .dockerignore, which starts by keeping everything out."""
+    rules = [line for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if not line.startswith("#")]
+    allowed = [rule[1:] for rule in rules if rule.startswith("!")]
+    copied = [
+        source
+        for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+        for source in sources.split()
+    ]
+    assert rules[0] == "*"
+    assert {"models", "service", "training"} <= set(copied)
+    assert [source for source in copied if not any(fnmatch.fnmatch(source, rule) for rule in allowed)] == []
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def test_compose_publishes_on_the_loopback_address_only():
+    """As long as no keys are asked for, the default must not be reachable from another machine."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    assert services["api"]["ports"] == ["${NEUROSERVE_PUBLISH:-127.0.0.1:8000}:8000"]
+    assert "ports" not in services["trainer"]
+
+
+def test_both_services_run_without_privileges_on_one_volume():
+    """Read-only root, no capability, one named volume at the place where the images keep their state."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    state = re.search(r"NEUROSERVE_STATE=(\S+)", DOCKERFILE)[1]
+    assert set(services) == {"api", "trainer"}
+    for service in services.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["volumes"] == [f"state:{state}"]
+
+
+def test_the_gpu_file_asks_for_a_gpu_and_nothing_less():
+    """With the GPU file both services are built with CUDA and given a device, and the service refuses a CPU."""
+    services = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text("utf-8"))["services"]
+    assert services["api"]["environment"]["NEUROSERVE_DEVICE"] == "cuda"
+    for service in services.values():
+        assert service["build"]["args"]["EXTRAS"] == "gpu"
+        [device] = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+
+
+def test_pip_settings_of_the_machine_reach_the_build(tmp_path):
+    """Lists of the environment and of files are united, the environment decides single values, folders are mounted."""
+    mounts = program("pip_mounts")
+    (tmp_path / "index" / "simple").mkdir(parents=True)
+    (tmp_path / "wheels").mkdir()
+    settings = mounts.read(
+        [
+            ":env:.timeout='180'",
+            f":env:.find-links='{tmp_path}/wheels'",
+            "global.timeout='15'",
+            f"global.find-links='{tmp_path}/wheels /nowhere'",
+            f"global.extra-index-url='file://{tmp_path}/index/simple'",
+            "global.user='true'",
+        ]
+    )
+    assert settings == {
+        "timeout": ["180"],
+        "find-links": [f"{tmp_path}/wheels", "/nowhere"],
+        "extra-index-url": [f"file://{tmp_path}/index/simple"],
+    }
+    assert mounts.places(settings) == [tmp_path / "wheels", tmp_path / "index"]
