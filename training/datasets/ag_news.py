@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import io
 import logging
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,9 +185,3 @@ def _normalizer() -> normalizers.Normalizer:
     """Undoes the markup of the corpus (its entities often lack their `&`) and levels case, accents and signs."""
     levelled = [normalizers.Replace(Regex(pattern), to) for pattern, to in _REPLACED]
     return normalizers.Sequence([*levelled, normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()])
-
-
-def class_counts(articles: Iterable[Article]) -> dict[str, int]:
-    """How many rows each class has."""
-    counts = Counter(article.label for article in articles)
-    return {name: counts[label] for label, name in enumerate(LABELS)}
