@@ -12,8 +12,11 @@ from typing import Self
 
 import httpx
 
+from models.store import Store
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "service" / "examples"
+SHIPPED = Store(ROOT / "models" / "zoo")
 _URL = re.compile(r"neuroserve\s+(http://\S+)")
 
 
@@ -105,3 +108,10 @@ def wait_until(check, seconds: float, pause_s: float = 0.05):
             return value
         time.sleep(pause_s)
     raise AssertionError(f"not within {seconds} s")
+
+
+def shipped(name: str) -> int:
+    """The live version of a model in the zoo, which an empty store starts with."""
+    live = SHIPPED.live(name)
+    assert live is not None, f"the zoo has no live {name}"
+    return live

@@ -16,7 +16,7 @@ from PIL import Image
 
 from models.store import Store
 from service.settings import ZOO
-from tests.server import Server, wait_until
+from tests.server import Server, shipped, wait_until
 from training.datasets import ag_news
 from training.registry import get_task
 
@@ -153,13 +153,14 @@ def test_a_job_trains_publishes_and_goes_live_under_traffic_and_outlives_a_resta
         job = wait_until(ended, 180, 0.2)
         took = time.monotonic() - started
         assert job["status"] == "succeeded", job
-        assert job["result"]["model"] == {"name": "digit-cnn", "version": 2, "live": True}
+        new = shipped("digit-cnn") + 1
+        assert job["result"]["model"] == {"name": "digit-cnn", "version": new, "live": True}
         assert len({step for status, step in seen if status == "running"}) > 3, "no live progress was seen"
         assert took < 90
 
         def all_follow():
             return all(
-                httpx.get(f"{server.url}/models/digit-cnn").json()["serving"] == 2 for _ in range(8)
+                httpx.get(f"{server.url}/models/digit-cnn").json()["serving"] == new for _ in range(8)
             )  # new connections, so that each worker is asked
 
         wait_until(all_follow, 5)
@@ -168,9 +169,9 @@ def test_a_job_trains_publishes_and_goes_live_under_traffic_and_outlives_a_resta
         assert mine == sorted(mine)
     with Server(tmp_path) as server:
         answer = server.client.post("/predict/digit", content=picture, headers=PNG)
-        assert answer.json()["model"]["version"] == 2
+        assert answer.json()["model"]["version"] == new
         assert server.client.get(job_url).json()["status"] == "succeeded"
-        assert server.client.post("/models/digit-cnn/rollback").json()["live"] == 1
+        assert server.client.post("/models/digit-cnn/rollback").json()["live"] == new - 1
 
 
 def test_a_kill_of_everything_loses_no_job(tmp_path, data_dir):
@@ -185,9 +186,10 @@ def test_a_kill_of_everything_loses_no_job(tmp_path, data_dir):
         assert job["status"] == "succeeded", job
         assert [row["epoch"] for row in job["history"]] == [1, 2, 3]
         store = Store(tmp_path / "models")
-        assert store.versions("digit-mlp") == [1, 2]
-        assert store.live("digit-mlp") == 1
-        assert store.verify("digit-mlp", 2).provenance.job_id == job["id"]
+        before = shipped("digit-mlp")
+        assert store.versions("digit-mlp") == [before, before + 1]
+        assert store.live("digit-mlp") == before
+        assert store.verify("digit-mlp", before + 1).provenance.job_id == job["id"]
 
 
 def test_wrong_jobs_are_refused_over_http(service):

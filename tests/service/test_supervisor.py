@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.server import EXAMPLES, ROOT, Server, wait_until
+from tests.server import EXAMPLES, ROOT, Server, shipped, wait_until
 
 SEVEN = (EXAMPLES / "seven.png").read_bytes()
 PNG = {"Content-Type": "image/png"}
@@ -112,7 +112,7 @@ def test_a_taken_port_is_told(tmp_path):
 def test_a_store_of_an_earlier_start_keeps_its_live_version(tmp_path):
     """The shipped models seed an empty store only; what was promoted stays."""
     with Server(tmp_path) as server:
-        assert predict(server).json()["model"] == {"name": "digit-cnn", "version": 1}
+        assert predict(server).json()["model"] == {"name": "digit-cnn", "version": shipped("digit-cnn")}
     (tmp_path / "models" / "digit-mlp" / "live").unlink()
     with Server(tmp_path) as server:
         assert server.client.get("/models/digit-mlp").json()["live"] is None
@@ -132,7 +132,7 @@ def test_a_corrupted_live_version_starts_on_the_previous_one_and_says_so(tmp_pat
     with Server(tmp_path) as server:
         answer = predict(server)
         assert answer.json()["digit"] == 7
-        assert answer.headers["x-model-version"] == "1"
+        assert answer.headers["x-model-version"] == str(shipped("digit-cnn"))
         told = server.client.get("/models/digit-cnn").json()
         assert "was changed after it was published" in told["problem"]
         assert f"digit-cnn version {newer} is refused" in server.log
