@@ -22,7 +22,7 @@ from service.errors import Busy, DeadlinePassed, InternalError, Unavailable
 log = logging.getLogger(__name__)
 
 _SWEEP_S = 0.05
-_MAX_BATCH_STEPS = 16_384
+_MAX_BATCH_STEPS = 4096
 """Rows x padded length that a batch of sequences may have; bounds memory and the time a batch blocks the device."""
 
 
