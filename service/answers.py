@@ -52,16 +52,19 @@ def forecast(outputs: Sequence[Array], times: list[str], manifest: Manifest) -> 
 
 def explaining_headers(answers: Sequence[Answer]) -> list[Header]:
     """How the answer came about; for a request of several batches the slowest times and the largest batch."""
-    first = answers[0]
     if len(answers) == 1:
-        version, provider = str(first.version), first.provider
+        (answer,) = answers
+        version, provider = str(answer.version), answer.provider
+        queue_ms, run_ms, rows = answer.queue_ms, answer.run_ms, answer.batch_rows
     else:
         version = ", ".join(dict.fromkeys(str(answer.version) for answer in answers))
         provider = ", ".join(dict.fromkeys(answer.provider for answer in answers))
+        queue_ms, run_ms = max(answer.queue_ms for answer in answers), max(answer.run_ms for answer in answers)
+        rows = max(answer.batch_rows for answer in answers)
     return [
         (b"x-model-version", version.encode()),
-        (b"x-queue-ms", b"%.3f" % max(answer.queue_ms for answer in answers)),
-        (b"x-run-ms", b"%.3f" % max(answer.run_ms for answer in answers)),
-        (b"x-batch-rows", b"%d" % max(answer.batch_rows for answer in answers)),
+        (b"x-queue-ms", b"%.3f" % queue_ms),
+        (b"x-run-ms", b"%.3f" % run_ms),
+        (b"x-batch-rows", b"%d" % rows),
         (b"x-provider", provider.encode()),
     ]

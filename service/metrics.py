@@ -24,12 +24,19 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         at = self._registry
-        self.requests = Counter("neuroserve_requests", "Requests answered", ["route", "status"], registry=at)
         self.request_seconds = Histogram(
-            "neuroserve_request_seconds", "Time to the answer", ["route"], buckets=_SECONDS, registry=at
+            "neuroserve_request_seconds",
+            "Time to the answer; `_count` is the number of requests",
+            ["route", "status"],
+            buckets=_SECONDS,
+            registry=at,
         )
         self.queue_seconds = Histogram(
-            "neuroserve_queue_seconds", "Time rows waited for the device", ["model"], buckets=_SECONDS, registry=at
+            "neuroserve_queue_seconds",
+            "Longest wait of a batch for the device",
+            ["model"],
+            buckets=_SECONDS,
+            registry=at,
         )
         self.run_seconds = Histogram(
             "neuroserve_run_seconds", "Time the device took for a batch", ["model"], buckets=_SECONDS, registry=at
@@ -71,17 +78,15 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=at,
         )
-        self._request_children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._request_children: dict[tuple[str, int], Histogram] = {}
         self._batch_children: dict[tuple[str, int], _BatchChildren] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        children = self._request_children.get((route, status))
-        if children is None:
-            children = self.requests.labels(route, str(status)), self.request_seconds.labels(route)
-            self._request_children[route, status] = children
-        children[0].inc()
-        children[1].observe(seconds)
+        child = self._request_children.get((route, status))
+        if child is None:
+            child = self._request_children[route, status] = self.request_seconds.labels(route, str(status))
+        child.observe(seconds)
 
     def batch(self, model: str, report: BatchReport) -> None:
         """Count one finished batch."""
@@ -113,8 +118,7 @@ class _BatchChildren:
         self._padded = metrics.padded_steps.labels(model)
 
     def observe(self, report: BatchReport) -> None:
-        for seconds in report.queue_seconds:
-            self._queue.observe(seconds)
+        self._queue.observe(max(report.queue_seconds))
         self._run.observe(report.run_seconds)
         self._batch_rows.observe(report.rows)
         (self._failed if report.failed else self._rows).inc(report.rows)

@@ -72,7 +72,7 @@ def test_totals_are_right_with_several_workers(tmp_path):
         for _ in range(20):
             with httpx.Client(base_url=server.url) as client:  # a new connection each, so that both workers get some
                 assert client.post("/predict/digit", content=SEVEN, headers=PNG).status_code == 200
-        counter = 'neuroserve_requests_total{route="/predict/digit",status="200"} 20.0'
+        counter = 'neuroserve_request_seconds_count{route="/predict/digit",status="200"} 20.0'
         for _ in range(4):
             with httpx.Client(base_url=server.url) as client:
                 assert counter in client.get("/metrics").text
