@@ -131,13 +131,22 @@ class Batcher:
             self._loop.call_later(_SWEEP_S, self._sweep)
 
     def _dispatch(self) -> None:
+        """Send the next batch to the engine's thread; a batch that takes less than the way there runs here."""
         self._dispatch_planned = False
         while self._queues and not self._flying:
             key = min(self._queues, key=lambda each: self._queues[each][0].entered)
             items = self._take(key)
-            if items:
-                self._flying = items
-                self._work.put((items, sum(item.part.rows for item in items), key[1]))
+            if not items:
+                continue
+            engine, length = key
+            rows = sum(item.part.rows for item in items)
+            if engine.quick(rows, length):
+                self._settle(items, rows, *_run(items, rows, length))
+                if self._queues:
+                    self._plan()  # first let the loop read what came meanwhile
+                break
+            self._flying = items
+            self._work.put((items, rows, length))
         self._rest_if_idle()
 
     def _take(self, key: _Key) -> list[Item]:
@@ -207,15 +216,9 @@ class Batcher:
                 work.close()
                 continue
             items, rows, length = work
-            started = perf_counter()
-            outputs: list[Array] | Exception
+            done = _run(items, rows, length)
             try:
-                outputs = items[0].engine.run([item.part.inputs for item in items], rows, length)
-            except Exception as exc:  # whatever a run raises must reach its callers, and nobody else
-                outputs = exc
-            ended = perf_counter()
-            try:
-                self._loop.call_soon_threadsafe(self._land, items, rows, outputs, started, ended)
+                self._loop.call_soon_threadsafe(self._land, items, rows, *done)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
 
@@ -223,6 +226,12 @@ class Batcher:
         self, items: list[Item], rows: int, outputs: list[Array] | Exception, started: float, ended: float
     ) -> None:
         self._flying = []
+        self._settle(items, rows, outputs, started, ended)
+        self._dispatch()
+
+    def _settle(
+        self, items: list[Item], rows: int, outputs: list[Array] | Exception, started: float, ended: float
+    ) -> None:
         if isinstance(outputs, Exception):
             log.error("a batch of %d rows failed on %s", rows, self.name, exc_info=outputs)
             for item in items:
@@ -234,7 +243,6 @@ class Batcher:
             self._observe(report(items, rows, started, ended, failed=isinstance(outputs, Exception)))
         for item in items:
             self._finished(item)
-        self._dispatch()
 
     @staticmethod
     def _scatter(items: list[Item], rows: int, outputs: list[Array], started: float, ended: float) -> None:
@@ -268,3 +276,14 @@ class Batcher:
     def _rest_if_idle(self) -> None:
         if not self._queues and not self._flying:
             self._idle.set()
+
+
+def _run(items: list[Item], rows: int, length: int) -> tuple[list[Array] | Exception, float, float]:
+    """The outputs of one batch, or what its engine raised, and when it began and ended."""
+    started = perf_counter()
+    outputs: list[Array] | Exception
+    try:
+        outputs = items[0].engine.run([item.part.inputs for item in items], rows, length)
+    except Exception as exc:  # whatever a run raises must reach its callers, and nobody else
+        outputs = exc
+    return outputs, started, perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 _CPU_ROWS, _CPU_STEPS = 16, 1024
 """Most rows, and rows x length, of one go on a CPU: beyond them the intermediate values leave the core's cache, a row
 costs up to a third more, and the session's memory only grows."""
+
+_QUICK_S = 0.003
+"""A batch on a CPU that takes less than this runs on the event loop: two changes of thread cost more."""
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
@@ -36,6 +40,9 @@ class Runner(Protocol):
 
     def bucket_length(self, length: int) -> int:
         """The padded length of a row of `length` steps; 0 for graphs without a length axis."""
+
+    def quick(self, rows: int, length: int) -> bool:
+        """Whether so many rows take less time than handing them to another thread and back is worth."""
 
     def run(self, parts: list[Tensors], rows: int, length: int) -> list[Array]:
         """Run the rows of all parts, padded to `length`, as one batch: the outputs in order, each [rows, …]."""
@@ -64,12 +71,16 @@ class Engine:
         self._lengths = manifest.buckets.lengths
         self._rows = manifest.buckets.rows
         self._pads_rows = self.provider != CPU  # a CPU session has no cost a new shape
+        self._row_s: dict[int, float] = {}
         _check_tensors(self._session, manifest)
 
     # ------------------------------------------------------------------ running
 
     def bucket_length(self, length: int) -> int:
         return _at_least(self._lengths, length) if length else 0
+
+    def quick(self, rows: int, length: int) -> bool:
+        return rows * self._row_s.get(length, _QUICK_S) < _QUICK_S
 
     def run(self, parts: list[Tensors], rows: int, length: int) -> list[Array]:
         """One batch from the parts; more rows than are good at once run in several goes of the same session."""
@@ -108,6 +119,17 @@ class Engine:
             for count in self._rows if self._pads_rows else sorted({1, self._most_rows(length)}):
                 one = {name: array[:1] for name, array in golden.items()}
                 self.run([_cut(self._inputs, one, length)] * count, count, length)
+            if not self._pads_rows:
+                self._row_s[length] = self._time_of_one(_cut(self._inputs, one, length), length)
+
+    def _time_of_one(self, row: Tensors, length: int) -> float:
+        """Seconds that one row takes on this CPU, the best of a few."""
+        times = []
+        for _ in range(3):
+            started = perf_counter()
+            self.run([row], 1, length)
+            times.append(perf_counter() - started)
+        return min(times)
 
     def self_test(self) -> float:
         """Repeat the manifest's golden sample; EngineError when the answer differs by more than its tolerance.

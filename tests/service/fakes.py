@@ -19,6 +19,10 @@ class FakeEngine:
         self.fault: Exception | None = None
         self.batches: list[int] = []
         self.closed = False
+        self.is_quick = False
+
+    def quick(self, rows, length):
+        return self.is_quick
 
     def bucket_length(self, length: int) -> int:
         return next((bucket for bucket in self.lengths if bucket >= length), length)

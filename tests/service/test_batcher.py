@@ -279,3 +279,59 @@ def test_every_batch_is_reported():
     drive(scenario, observe=reports.append)
     (report,) = reports
     assert (report.rows, report.items, report.steps, report.padded_steps, report.failed) == (2, 2, 16, 32, False)
+
+
+def quick_engine():
+    engine = FakeEngine()
+    engine.is_quick = True
+    return engine
+
+
+def test_a_quick_batch_holds_what_came_in_the_same_turn():
+    """Running on the event loop keeps batching, order and limits."""
+
+    async def scenario(batcher):
+        engine = quick_engine()
+        futures = [submit(batcher, engine, part(n))[0] for n in range(11)]
+        answers = await asyncio.gather(*futures)
+        assert [answer.outputs[0].item() for answer in answers] == [2 * n for n in range(11)]
+        assert engine.batches == [8, 3]
+
+    drive(scenario)
+
+
+def test_a_quick_batch_that_fails_fails_exactly_its_rows(caplog):
+    """The same promise without the thread: its own rows get a 500, a cancelled one stays cancelled, the next works."""
+
+    async def scenario(batcher):
+        engine = quick_engine()
+        engine.fault = ValueError("secret detail")
+        bad = submit(batcher, engine, part(1), part(2))
+        bad[0].cancel()
+        with pytest.raises(InternalError):
+            await bad[1]
+        engine.fault = None
+        (good,) = submit(batcher, engine, part(4))
+        assert (await good).outputs[0].item() == 8
+
+    with caplog.at_level(logging.ERROR):
+        drive(scenario)
+
+
+def test_a_quick_engine_is_closed_behind_its_last_batch_too():
+    """Swapping works the same whichever thread runs the batches."""
+
+    async def scenario(batcher):
+        old, new = quick_engine(), quick_engine()
+        futures = submit(batcher, old, *[part(n) for n in range(20)])
+        batcher.retire(old)
+        assert not old.closed
+        await asyncio.gather(*futures, *submit(batcher, new, part(1)))
+        for _ in range(100):
+            if old.closed:
+                break
+            await asyncio.sleep(0.01)
+        assert old.closed
+        assert not new.closed
+
+    drive(scenario)
