@@ -53,6 +53,8 @@ def test_augmentation_moves_digits_a_little_and_repeats_with_its_seed(splits: Sp
     assert once.dtype == torch.uint8
     assert once.shape == pixels.shape
     assert once.double().mean().item() == pytest.approx(pixels.double().mean().item(), rel=0.1)
+    untouched = (once == pixels).flatten(1).all(1).double().mean().item()
+    assert 0.1 < untouched < 0.4
     assert F.cosine_similarity(once.flatten(1).double(), pixels.flatten(1).double()).mean() > 0.4
 
 

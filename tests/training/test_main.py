@@ -69,7 +69,7 @@ def test_a_child_tells_events_and_leaves_a_candidate_that_publishes(env: dict[st
 @pytest.mark.slow
 def test_a_killed_child_goes_on_from_its_last_epoch(env: dict[str, str], tmp_path: Path) -> None:
     """kill -9 in the second epoch, then --resume: epoch 1 is told again, not trained again."""
-    arguments = ["digit", "--network", "mlp", "--epochs", "2", "--work", str(tmp_path / "job")]
+    arguments = ["digit", "--network", "mlp", "--epochs", "2", "--batch-size", "512", "--work", str(tmp_path / "job")]
     arguments += ["--events", "--stage-only", "--resume"]
     with subprocess.Popen([*FIT, *arguments], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
