@@ -39,6 +39,7 @@ _KILL_AFTER_S = 5.0
 class _Worker:
     process: BaseProcess
     reports: Connection
+    place: int
     started: float = field(default_factory=time.monotonic)
     ready: bool = False
 
@@ -50,8 +51,9 @@ class Supervisor:
         self.settings = settings
         self._workers: list[_Worker] = []
         self._wanted = worker_count(settings)
-        self._stopping = False
         self._announced = False
+        self._context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self._connections = self._context.RawArray("l", self._wanted)
 
     def run(self) -> int:
         listener = _listen(self.settings)
@@ -65,7 +67,7 @@ class Supervisor:
         gc.freeze()  # before the fork: pages the collector never touches stay shared
         trainer = self._trainer()
         try:
-            self._workers = [self._start(worker.run, listener) for _ in range(self._wanted)]
+            self._workers = [self._start(worker.run, listener, place) for place in range(self._wanted)]
             if trainer is not None:
                 trainer.start()
             return self._watch(worker.run, listener, trainer, wake)
@@ -114,16 +116,19 @@ class Supervisor:
         forget_process(dead.process.pid or 0)
         if time.monotonic() - dead.started < _RESTART_PAUSE_S:
             time.sleep(_RESTART_PAUSE_S)
-        self._workers[self._workers.index(dead)] = self._start(target, listener)
+        self._connections[dead.place] = 0
+        self._workers[dead.place] = self._start(target, listener, dead.place)
         return True
 
-    def _start(self, target: Any, listener: socket.socket) -> _Worker:
-        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        mine, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=target, args=(self.settings, listener, theirs), name="neuroserve-worker")
+    def _start(self, target: Any, listener: socket.socket, place: int) -> _Worker:
+        from service.worker import Place
+
+        mine, theirs = self._context.Pipe(duplex=False)
+        arguments = (self.settings, listener, theirs, Place(place, self._connections))
+        process = self._context.Process(target=target, args=arguments, name=f"neuroserve-worker-{place}")
         process.start()
         theirs.close()
-        return _Worker(process, mine)
+        return _Worker(process, mine, place)
 
     def _stop_workers(self) -> None:
         """Let every worker finish what it has, for the grace time, then end it."""

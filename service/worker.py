@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import json
@@ -10,12 +11,15 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from service import logs
+from service.acceptor import Acceptor, Counts
 from service.app import create_app
 from service.settings import Settings
 
@@ -24,7 +28,15 @@ log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 
 
-def run(settings: Settings, listener: socket.socket, reports: Connection) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where a worker stands among the others: its index, and how many connections each of them has."""
+
+    index: int
+    connections: Counts
+
+
+def run(settings: Settings, listener: socket.socket, reports: Connection, place: Place) -> None:
     """Serve until SIGTERM; `reports` gets one JSON message when the models are ready."""
     signal.set_wakeup_fd(-1)
     _die_with_parent()
@@ -39,8 +51,8 @@ def run(settings: Settings, listener: socket.socket, reports: Connection) -> Non
         server_header=False,
         date_header=True,
     )
-    server = _Server(config, reports)
-    server.run(sockets=[listener])
+    server = _Server(config, listener, reports, place)
+    server.run(sockets=[])
     if not server.started:
         sys.exit(3)
 
@@ -48,9 +60,11 @@ def run(settings: Settings, listener: socket.socket, reports: Connection) -> Non
 class _Server(uvicorn.Server):
     """Tells the parent when it serves, and lets go of followers when it must stop."""
 
-    def __init__(self, config: uvicorn.Config, reports: Connection) -> None:
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, reports: Connection, place: Place) -> None:
         super().__init__(config)
+        self._listener = listener
         self._reports = reports
+        self._place = place
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.config.app.state.jobs.hang_up()  # type: ignore[union-attr]
@@ -58,10 +72,28 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            gc.collect()
-            gc.freeze()  # what start-up made stays; collections then look at requests only
-            self._reports.send_bytes(json.dumps(_report(self.config)).encode())
+        if not self.started:
+            return
+        gc.collect()
+        gc.freeze()  # what start-up made stays; collections then look at requests only
+        self.servers.append(self._acceptor())
+        self._reports.send_bytes(json.dumps(_report(self.config)).encode())
+
+    def _acceptor(self) -> Any:
+        """Accepts in uvicorn's place; uvicorn closes it like a server of its own."""
+
+        def make_protocol() -> asyncio.Protocol:
+            return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        acceptor = Acceptor(self._listener, self._place.connections, self._place.index, make_protocol)
+        base: Any = self.config.http_protocol_class
+
+        class protocol(base):  # type: ignore[misc]  # noqa: N801
+            def connection_lost(self, exc: Exception | None) -> None:
+                acceptor.gone()
+                super().connection_lost(exc)
+
+        return acceptor
 
 
 def _report(config: uvicorn.Config) -> dict[str, object]:

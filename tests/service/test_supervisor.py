@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -150,3 +151,33 @@ def test_an_open_event_stream_does_not_hold_up_a_shutdown(tmp_path):
             assert not [line for line in lines if line.startswith("event: done")]
         assert server.process.wait(20) == 0
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("count", [2, 16])
+def test_connections_are_spread_evenly_over_the_workers(tmp_path, count):
+    """A client's pool never ends up at one process while the other idles."""
+
+    def connect(server):
+        with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as one:
+            one.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert one.recv(64).startswith(b"HTTP/1.1 200")
+            opened.append(one)
+            assert release.wait(30)
+
+    def held(process):
+        return sum(each.status == "ESTABLISHED" for each in process.net_connections("tcp"))
+
+    with Server(tmp_path) as server:
+        server.client.close()
+        opened, release = [], threading.Event()
+        wait_until(lambda: [held(process) for process in workers(server)] == [0, 0], 5)
+        with ThreadPoolExecutor(count) as pool:
+            try:
+                for _ in range(count):
+                    pool.submit(connect, server)
+                wait_until(lambda: len(opened) == count, 10)
+                shares = [held(process) for process in workers(server)]
+            finally:
+                release.set()
+        assert sum(shares) == count
+        assert max(shares) - min(shares) <= 2

@@ -1,0 +1,92 @@
+"""Connections spread evenly over the HTTP processes that share one listening socket.
+
+The kernel wakes all of them for a new connection and the quickest wins, so that now and then one process gets every
+connection of a client's pool and the others idle. Here a process that has more connections than another holds back for
+a moment: the socket stays readable, and the one with fewer takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, MutableSequence
+from time import monotonic
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 0.002
+"""How long a process with more connections leaves a new one to the others; they may be busy, or dead."""
+_PAUSE_S = 0.1
+
+Counts = MutableSequence[int]
+
+
+class Acceptor:
+    """Accepts for one process; `counts` is shared by all, `place` is this process's own.
+
+    Call `gone` whenever a connection that `make_protocol` served has ended.
+    """
+
+    def __init__(
+        self, listener: socket.socket, counts: Counts, place: int, make_protocol: Callable[[], asyncio.Protocol]
+    ) -> None:
+        self._listener = listener
+        self._counts = counts
+        self._place = place
+        self._make_protocol = make_protocol
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._hold_until: float | None = None
+        counts[place] = 0
+        self._listen()
+
+    def gone(self) -> None:
+        """One connection less."""
+        self._counts[self._place] -= 1
+
+    def close(self) -> None:
+        """Accept nothing more."""
+        self._loop.remove_reader(self._listener.fileno())
+
+    async def wait_closed(self) -> None:
+        """Wait for connections that are just being opened."""
+        await asyncio.gather(*self._opening)
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        if self._should_hold_back():
+            return  # the loop asks again at its next turn while the connection waits
+        self._hold_until = None
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another process was quicker, or the client gave up
+        except OSError as exc:  # out of file descriptors: let some connections end first
+            log.error("cannot accept a connection: %s", exc)
+            self.close()
+            self._loop.call_later(_PAUSE_S, self._listen)
+            return
+        self._counts[self._place] += 1
+        task = self._loop.create_task(self._open(connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    def _should_hold_back(self) -> bool:
+        if self._counts[self._place] <= min(self._counts):
+            return False
+        now = monotonic()
+        if self._hold_until is None:
+            self._hold_until = now + _PATIENCE_S
+        return now < self._hold_until
+
+    async def _open(self, connection: socket.socket) -> None:
+        try:
+            connection.setblocking(False)
+            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+        except OSError as exc:
+            log.info("a connection ended before it began: %s", exc)
+            connection.close()
+            self.gone()
