@@ -15,8 +15,9 @@ from time import monotonic
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 0.002
+_PATIENCE_S = 0.02
 """How long a process with more connections leaves a new one to the others; they may be busy, or dead."""
+_LOOK_S = 0.001
 _PAUSE_S = 0.1
 
 Counts = MutableSequence[int]
@@ -38,6 +39,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._hold_until: float | None = None
+        self._closed = False
         counts[place] = 0
         self._listen()
 
@@ -47,6 +49,7 @@ class Acceptor:
 
     def close(self) -> None:
         """Accept nothing more."""
+        self._closed = True
         self._loop.remove_reader(self._listener.fileno())
 
     async def wait_closed(self) -> None:
@@ -54,11 +57,18 @@ class Acceptor:
         await asyncio.gather(*self._opening)
 
     def _listen(self) -> None:
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        if not self._closed:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _rest(self, seconds: float) -> None:
+        """Look away: a socket that stays readable would keep the loop spinning."""
+        self._loop.remove_reader(self._listener.fileno())
+        self._loop.call_later(seconds, self._listen)
 
     def _accept(self) -> None:
         if self._should_hold_back():
-            return  # the loop asks again at its next turn while the connection waits
+            self._rest(_LOOK_S)
+            return
         self._hold_until = None
         try:
             connection, _ = self._listener.accept()
@@ -66,8 +76,7 @@ class Acceptor:
             return  # another process was quicker, or the client gave up
         except OSError as exc:  # out of file descriptors: let some connections end first
             log.error("cannot accept a connection: %s", exc)
-            self.close()
-            self._loop.call_later(_PAUSE_S, self._listen)
+            self._rest(_PAUSE_S)
             return
         self._counts[self._place] += 1
         task = self._loop.create_task(self._open(connection))
