@@ -140,11 +140,12 @@ class ConsoleReporter:
         self._say(f"{result.model.name} version {result.model.version} is {live}")
 
     def _draw(self, progress: Progress, left: str) -> None:
+        words = f"epoch {progress.epoch}/{progress.epochs}{left}"
         if self._bar is None:
             from tqdm import tqdm  # type: ignore[import-untyped] # comes with torch's extra
 
-            self._bar = tqdm(total=progress.steps, unit="step", leave=False, dynamic_ncols=True)
-        self._bar.set_description(f"epoch {progress.epoch}/{progress.epochs}{left}", refresh=False)
+            self._bar = tqdm(total=progress.steps, desc=words, unit="step", leave=False, dynamic_ncols=True)
+        self._bar.set_description(words, refresh=False)
         self._bar.update(progress.step - self._bar.n)
 
     def _close(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,8 @@ def test_a_long_epoch_tells_the_time_left_now_and_then(
 def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real pseudo-terminal the bar shows epoch, steps and the time left, and goes when the epoch ends."""
     master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (24, 100))
+    os.set_blocking(master, False)
     with os.fdopen(slave, "w", buffering=1) as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         reporter = ConsoleReporter()
