@@ -74,6 +74,8 @@ def _is_expected(exc: Exception) -> bool:
     """Whether the message is a sentence for the user; asked late, as some of these classes come with torch."""
     if isinstance(exc, DataError | StoreError | OSError):
         return True
+    if "torch" not in sys.modules:
+        return False
     from training import checkpoint, export, fit, gate, pipeline, publish, recipes, registry
 
     return isinstance(

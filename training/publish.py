@@ -5,6 +5,7 @@ Safe to repeat: a job that was cut off anywhere in here ends the same when it is
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from models.jobs import JobGate, JobModel, JobResult, Promote
 from models.manifest import GateVerdict, Manifest, file_entry
-from models.store import Store
+from models.store import Store, StoreError
 from training import gate
 
 DRAFT_FILE = "draft.json"
@@ -56,8 +57,12 @@ def publish(candidate: Path, store: Store, promote: Promote = "if_better", job_i
 def _earlier(store: Store, name: str, job_id: str | None) -> Manifest | None:
     if job_id is None:
         return None
-    manifests = (store.manifest(name, version) for version in reversed(store.versions(name)))
-    return next((manifest for manifest in manifests if manifest.provenance.job_id == job_id), None)
+    for version in reversed(store.versions(name)):
+        with contextlib.suppress(StoreError):  # a damaged neighbour is no reason to lose this job
+            manifest = store.manifest(name, version)
+            if manifest.provenance.job_id == job_id:
+                return manifest
+    return None
 
 
 def _live(store: Store, name: str) -> Manifest | None:

@@ -153,6 +153,17 @@ def test_a_job_cut_off_before_its_promotion_is_promoted_when_it_comes_back(candi
     assert result.model.live
 
 
+def test_a_damaged_neighbour_does_not_stop_a_job(candidate: Path, tmp_path: Path) -> None:
+    """A version whose manifest cannot be read is passed over when a job looks for its own."""
+    store = Store(tmp_path)
+    publish(candidate, store, job_id="job-1")
+    publish(candidate, store, "manual", job_id="job-2")
+    (store.folder("digit-mlp", 2) / "manifest.json").write_text("{")
+    result = publish(candidate, store, job_id="job-3")
+    assert result.model is not None
+    assert result.model.version == 3
+
+
 def test_manual_publishes_without_going_live(candidate: Path, tmp_path: Path) -> None:
     """The version is there to be promoted by hand."""
     store = Store(tmp_path)
