@@ -28,6 +28,9 @@ from service.inputs.fields import (
 from service.routes.endpoint import Endpoint, Gone
 from service.wire import header, media_type, parse_json
 
+_MISSPELT = frozenset({"image/jpg", "image/tif", "image/x-png", "image/x-ms-bmp"})
+"""Not registered, but many clients send them; the bytes tell what a picture is anyway."""
+
 _DECODE_ON_LOOP_BYTES = 2_048
 """Larger files are decoded on a thread; an MNIST picture of 300 bytes takes less time than the hop."""
 
@@ -51,7 +54,7 @@ class Digit(Endpoint):
 
     async def _pixels(self, scope: Scope, body: bytes) -> Array:
         kind = media_type(scope)
-        if kind in image.IMAGE_TYPES:
+        if kind in image.IMAGE_TYPES or kind in _MISSPELT:
             return await self._decode(image.from_bytes, body)
         if kind == "multipart/form-data":
             found = forms.files(body, header(scope, b"content-type") or b"", "file")

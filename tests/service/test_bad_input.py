@@ -206,3 +206,10 @@ def test_wrong_model_requests_change_nothing(service, method, path, body, status
     """Each is refused with its reason, and the live version stays."""
     check_problem(service.client.request(method, path, json=body), status, code)
     assert service.client.get("/models/digit-cnn").json()["live"] == shipped("digit-cnn")
+
+
+@pytest.mark.parametrize("kind", ["image/jpg", "image/jpeg", "image/webp", "image/x-png"])
+def test_the_bytes_tell_what_a_picture_is(service, kind):
+    """A misspelt or wrong picture type is no reason to refuse a picture."""
+    answer = service.client.post("/predict/digit", content=SEVEN, headers={"Content-Type": kind})
+    assert answer.json()["digit"] == 7
