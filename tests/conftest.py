@@ -7,6 +7,9 @@ import pytest
 
 from tests.server import Server
 
+# Before torch is loaded: its waiting threads must not spin while tests share the cores with real services.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
