@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 class DigitCnn(nn.Module):
     """Logits [batch, 10] of images uint8 [batch, 28, 28]; `mean` and `std` are those of the training pixels in 0..1."""
 
-    def __init__(self, mean: float, std: float, dropout: float = 0.2) -> None:
+    def __init__(self, mean: float, std: float, dropout: float = 0.3) -> None:
         super().__init__()
         self.mean, self.std = mean, std
         # a norm behind the pool sees a quarter of the values and goes into the convolution after it instead

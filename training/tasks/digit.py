@@ -31,6 +31,10 @@ _MOVED = 0.75
 """Share of images that are moved; the rest keep their sharp strokes, which moving blurs."""
 
 
+_SMOOTHING = 0.1
+"""Label smoothing of the training loss (C. Szegedy et al., "Rethinking the Inception Architecture", 2016)."""
+
+
 class Serving(nn.Module):
     """Probabilities [batch, 10] from images uint8 [batch, 28, 28]."""
 
@@ -129,8 +133,8 @@ class DigitTask:
             yield {"pixels": images if generator is None else augment(images, generator)}, split.targets[chosen]
 
     def loss(self, module: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
-        """Cross entropy in nats."""
-        return F.cross_entropy(module(**inputs), targets)
+        """Cross entropy in nats, against smoothed labels."""
+        return F.cross_entropy(module(**inputs), targets, label_smoothing=_SMOOTHING)
 
     def predict(self, module: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
         """Logits [rows, 10]."""
@@ -141,7 +145,7 @@ class DigitTask:
     def metrics(self, raw: Tensor, split: Split) -> dict[str, float]:
         """Accuracy and mean cross entropy of logits."""
         accuracy = (raw.argmax(1) == split.targets).double().mean().item()
-        return {"accuracy": accuracy, "loss": F.cross_entropy(raw, split.targets).item()}
+        return {"accuracy": accuracy, "loss": F.cross_entropy(raw, split.targets, label_smoothing=_SMOOTHING).item()}
 
     def score(self, outputs: Mapping[str, Tensor], split: Split) -> dict[str, float]:
         """Accuracy, negative log likelihood and calibration error of the graph's probabilities."""
