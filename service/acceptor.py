@@ -19,6 +19,7 @@ _PATIENCE_S = 0.02
 """How long a process with more connections leaves a new one to the others; they may be busy, or dead."""
 _LOOK_S = 0.001
 _PAUSE_S = 0.1
+_MOST_AT_ONCE = 64
 
 Counts = MutableSequence[int]
 
@@ -66,25 +67,28 @@ class Acceptor:
         self._loop.call_later(seconds, self._listen)
 
     def _accept(self) -> None:
-        if self._should_hold_back():
-            self._rest(_LOOK_S)
-            return
-        self._hold_until = None
-        try:
-            connection, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another process was quicker, or the client gave up
-        except OSError as exc:  # out of file descriptors: let some connections end first
-            log.error("cannot accept a connection: %s", exc)
-            self._rest(_PAUSE_S)
-            return
-        self._counts[self._place] += 1
-        task = self._loop.create_task(self._open(connection))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        """Take what waits, as long as this process has not its share: a pool of clients connects all at once."""
+        for _ in range(_MOST_AT_ONCE):
+            if self._has_its_share():
+                self._rest(_LOOK_S)
+                return
+            self._hold_until = None
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return  # nothing waits any more, or the client gave up
+            except OSError as exc:  # out of file descriptors: let some connections end first
+                log.error("cannot accept a connection: %s", exc)
+                self._rest(_PAUSE_S)
+                return
+            self._counts[self._place] += 1
+            task = self._loop.create_task(self._open(connection))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
 
-    def _should_hold_back(self) -> bool:
-        if self._counts[self._place] <= min(self._counts):
+    def _has_its_share(self) -> bool:
+        """Whether another has clearly fewer: by one connection when there are few, by an eighth when there are many."""
+        if self._counts[self._place] - min(self._counts) <= sum(self._counts) // 8:
             return False
         now = monotonic()
         if self._hold_until is None:
