@@ -72,7 +72,10 @@ def export(module: nn.Module, example: Inputs, spec: ServingSpec, path: Path) ->
             )
     except torch.onnx.OnnxExporterError as exc:
         raise ExportError(f"torch cannot export the network: {_first_line(exc)}") from exc
-    _check(onnx.load(path), spec)
+    model = onnx.load(path)
+    _forget_the_workshop(model)
+    _check(model, spec)
+    onnx.save(model, path)
 
 
 @contextlib.contextmanager
@@ -97,6 +100,14 @@ def _first_line(exc: BaseException) -> str:
     while exc.__cause__ is not None:
         exc = exc.__cause__
     return str(exc).strip().partition("\n")[0]
+
+
+def _forget_the_workshop(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes of its own work: stack traces hold the paths of the machine that trained."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _check(model: onnx.ModelProto, spec: ServingSpec) -> None:

@@ -42,6 +42,13 @@ def test_the_graph_is_one_file_with_the_promised_tensors(exported: Path) -> None
     assert not {"Dropout", "BatchNormalization"} & {node.op_type for node in model.graph.node}
 
 
+def test_the_file_holds_nothing_of_the_machine_that_made_it(exported: Path) -> None:
+    """No stack trace and no path of a source file travels with a model."""
+    content = exported.read_bytes()
+    assert b"stack_trace" not in content
+    assert str(Path(export.__file__).parent).encode() not in content
+
+
 def test_onnx_runtime_gives_what_torch_gives(exported: Path) -> None:
     """Within 1e-4 over batches of 1, 3 and 32, and the cases are on record."""
     parity = export.check_parity(_serving(), exported, TASK.example, [0])
