@@ -152,10 +152,6 @@ class Engine:
             )
         return worst
 
-    def device_lost(self) -> bool:
-        """Whether the session has left the device it was built on."""
-        return bool(self._session.get_providers()[0] != self.provider)
-
     def _golden_inputs(self) -> Tensors:
         golden = self.manifest.golden.inputs
         return {spec.name: np.asarray(golden[spec.name], dtype=spec.dtype) for spec in self._inputs}

@@ -61,7 +61,10 @@ class Supervisor:
         if self._wanted > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
         from service import worker  # only now: the metrics choose their form when they are imported
+        from service.device import package_conflict
 
+        if (conflict := package_conflict()) is not None:
+            log.warning("%s", conflict)
         wake = _wake_on_signals()
         gc.collect()
         gc.freeze()  # before the fork: pages the collector never touches stay shared
@@ -124,7 +127,7 @@ class Supervisor:
         from service.worker import Place
 
         mine, theirs = self._context.Pipe(duplex=False)
-        arguments = (self.settings, listener, theirs, Place(place, self._connections))
+        arguments = (self.settings, listener, theirs, Place(os.getpid(), place, self._connections))
         process = self._context.Process(target=target, args=arguments, name=f"neuroserve-worker-{place}")
         process.start()
         theirs.close()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import json
 import logging
-import os
 import signal
 import socket
 import sys
@@ -18,6 +16,7 @@ from typing import Any
 
 import uvicorn
 
+from models.lifeline import signal_when_parent_dies
 from service import logs
 from service.acceptor import Acceptor, Counts
 from service.app import create_app
@@ -25,13 +24,12 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
-
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker stands among the others: its index, and how many connections each of them has."""
+    """Where a worker stands: its parent's id, its index among the others, how many connections each of them has."""
 
+    parent: int
     index: int
     connections: Counts
 
@@ -39,7 +37,9 @@ class Place:
 def run(settings: Settings, listener: socket.socket, reports: Connection, place: Place) -> None:
     """Serve until SIGTERM; `reports` gets one JSON message when the models are ready."""
     signal.set_wakeup_fd(-1)
-    _die_with_parent()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # until uvicorn listens; the parent's own handlers came with the fork
+    signal_when_parent_dies(place.parent, signal.SIGTERM)  # a killed service leaves nothing behind
     logs.configure(settings.log_format, settings.log_level)
     app = create_app(settings)
     config = uvicorn.Config(
@@ -106,11 +106,3 @@ def _report(config: uvicorn.Config) -> dict[str, object]:
         "note": registry.device.reason,
         "trainer": state.trainer,
     }
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when its parent is gone, so that a killed service leaves nothing behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1:
-            sys.exit(1)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+from models.lifeline import signal_when_parent_dies
 
 
 def die_with_parent(parent: int, every_s: float = 1.0) -> None:
@@ -18,8 +16,7 @@ def die_with_parent(parent: int, every_s: float = 1.0) -> None:
     Linux tells by a signal. A thread looks every `every_s` seconds as well: for other systems, and for a parent that
     went before the signal was asked for.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    signal_when_parent_dies(parent, signal.SIGKILL)
 
     def look() -> None:
         while os.getppid() == parent:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import logging
 import os
@@ -41,6 +40,7 @@ from models.jobs import (
     JobSpec,
     Snapshot,
 )
+from models.lifeline import signal_when_parent_dies
 from models.manifest import now
 from training.job import FIT, JobRun, JobSettings
 
@@ -48,7 +48,6 @@ RECOVERIES = 3
 """How often a job is taken up again after its worker died before it is given up as the cause of it."""
 LOCK_WAIT_S = 20.0
 QUEUE_POLL_S = 0.5
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 log = logging.getLogger("training.worker")
 
@@ -85,7 +84,7 @@ def main(argv: Sequence[str], fit: Sequence[str] = FIT) -> int:
     settings = _settings(argv, fit)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s")
     if settings.die_with is not None:
-        _die_with(settings.die_with)
+        signal_when_parent_dies(settings.die_with, signal.SIGTERM)
     settings.jobs.state.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
@@ -215,14 +214,6 @@ def _only_one(settings: WorkerSettings) -> Iterator[None]:
                     raise
                 time.sleep(0.1)
         yield
-
-
-def _die_with(parent: int) -> None:
-    """Be asked to stop, by Linux, when the parent ends; at once when it has ended already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM.value, 0, 0, 0)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _settings(argv: Sequence[str], fit: Sequence[str]) -> WorkerSettings:
