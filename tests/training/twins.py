@@ -1,0 +1,198 @@
+"""Whole networks written again with the textbook's equations, on the weights of the torch module.
+
+`TWINS` has one for each network of each task. A twin takes the trained module, the module that is exported (for what
+was calibrated) and raw inputs, and gives the graph's outputs by name, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from torch import Tensor, nn
+
+from tests.training import equations as eq
+from tests.training.equations import Array, CellWeights, Truth, Whole
+from training.datasets import ett
+from training.nets import forecaster
+from training.nets.recurrent import Recurrent
+from training.nets.transformer import Encoder
+from training.tasks import forecast as forecast_task
+from training.tasks.base import Inputs
+
+Outputs = dict[str, Array]
+Twin = Callable[[nn.Module, nn.Module, Inputs], Outputs]
+
+
+def numbers(values: Tensor) -> Array:
+    """A tensor's values as float64."""
+    return values.detach().double().numpy()
+
+
+def dense_of(layer: nn.Linear) -> tuple[Array, Array]:
+    """Weight and bias."""
+    return numbers(layer.weight), numbers(layer.bias)
+
+
+def cells_of(cells: nn.RNNBase) -> list[list[CellWeights]]:
+    """The weights of torch's recurrent layers, for `eq.recurrent`."""
+    sides = ["", "_reverse"] if cells.bidirectional else [""]
+    return [
+        [
+            CellWeights(
+                *(numbers(getattr(cells, f"{name}_l{layer}{side}")) for name in ("weight_ih", "weight_hh")),
+                *(numbers(getattr(cells, f"{name}_l{layer}{side}")) for name in ("bias_ih", "bias_hh")),
+            )
+            for side in sides
+        ]
+        for layer in range(cells.num_layers)
+    ]
+
+
+# ---------------------------------------------------------------------- digit
+
+
+def chain(layers: Iterable[nn.Module], x: Array) -> Array:
+    """One layer behind the other, norms and all, as in inference."""
+    for layer in layers:
+        match layer:
+            case nn.Conv2d():
+                x = eq.convolution(x, numbers(layer.weight), numbers(layer.bias), layer.padding[0])
+            case nn.MaxPool2d():
+                x = eq.max_pooling(x, layer.kernel_size)
+            case nn.BatchNorm1d() | nn.BatchNorm2d():
+                facts = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+                x = eq.batch_norm(x, *map(numbers, facts), epsilon=layer.eps)
+            case nn.ReLU():
+                x = eq.relu(x)
+            case nn.Flatten():
+                x = x.reshape(len(x), -1)
+            case nn.Linear():
+                x = eq.dense(x, *dense_of(layer))
+            case nn.Dropout() | nn.Identity():
+                pass
+            case _:
+                raise AssertionError(f"{type(layer).__name__} has no equation in tests/training/twins.py")
+    return x
+
+
+def digit(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Outputs:
+    """Normalised pixels, the layers in their order, softmax at the calibrated temperature."""
+    leaves = [layer for layer in module.modules() if not list(layer.children())]
+    x = (numbers(inputs["pixels"]) / 255 - module.mean) / module.std
+    logits = chain(leaves, x[:, None])
+    return {"probabilities": eq.softmax(logits / serving.temperature)}
+
+
+# ---------------------------------------------------------------------- encoders of sequences
+
+
+def transformer_encoder(module: Encoder, x: Array, real: Truth) -> Array:
+    """Blocks with the norm before each part (Xiong et al., ICML 2020), row by row; x [rows, length, width]."""
+    return np.array([_read(module, row, keep) for row, keep in zip(x, real, strict=True)])
+
+
+def _read(module: Encoder, x: Array, real: Truth) -> Array:
+    for block in module.blocks:
+        attention = block.attention
+        x = x + eq.multi_head_attention(
+            _norm(block.norm_attention, x), real, attention.heads, dense_of(attention.project), dense_of(attention.out)
+        )
+        wide = eq.relu(eq.dense(_norm(block.norm_forward, x), *dense_of(block.widen)))
+        x = x + eq.dense(wide, *dense_of(block.narrow))
+    return _norm(module.norm, x)
+
+
+def _norm(layer: nn.LayerNorm, x: Array) -> Array:
+    return eq.layer_norm(x, numbers(layer.weight), numbers(layer.bias), layer.eps)
+
+
+def recurrent(module: Recurrent, x: Array, lengths: Whole) -> tuple[Array, Array]:
+    """All outputs of the top layer and its last states."""
+    return eq.recurrent(module.kind, x, lengths, cells_of(module.cells))
+
+
+# ---------------------------------------------------------------------- topic
+
+
+def topic_transformer(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Outputs:
+    """Word vectors and positions read by the encoder; its masked mean beside that of the vectors."""
+    ids = inputs["token_ids"].numpy()
+    real, vectors = ids != 0, eq.embedding(ids, numbers(module.vectors.weight))
+    x = eq.dense(vectors, *dense_of(module.entry))
+    places = 0.1 * eq.sinusoids(ids.shape[1], x.shape[2])
+    read = transformer_encoder(module.encoder, x + places, real)
+    both = np.concatenate([eq.masked_mean(read, real), eq.masked_mean(vectors, real)], 1)
+    return {"probabilities": eq.softmax(eq.dense(both, *dense_of(module.head)) / serving.temperature)}
+
+
+def topic_recurrent(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Outputs:
+    """Word vectors read from both ends, the largest of each output along a row, beside the mean of the vectors."""
+    ids = inputs["token_ids"].numpy()
+    vectors = eq.embedding(ids, numbers(module.vectors.weight))
+    lengths = np.array([max(np.flatnonzero(row), default=0) + 1 for row in ids])
+    outputs, _ = recurrent(module.layer, vectors, lengths)
+    largest = np.array([row[:length].max(0) for row, length in zip(outputs, lengths, strict=True)])
+    both = np.concatenate([largest, eq.masked_mean(vectors, ids != 0)], 1)
+    return {"probabilities": eq.softmax(eq.dense(both, *dense_of(module.head)) / serving.temperature)}
+
+
+# ---------------------------------------------------------------------- forecast
+
+
+def forecast(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Outputs:
+    """Each row alone, cut to its true length: mean, lower and upper in degrees."""
+    rows = zip(*(inputs[name].numpy() for name in ("values", "lengths", "hour_of_week")), strict=True)
+    found = [_forecast(module, serving, values[:length].astype(float), int(hour)) for values, length, hour in rows]
+    mean, width = (np.array(part) for part in zip(*found, strict=True))
+    return {"mean": mean, "lower": mean - width, "upper": mean + width}
+
+
+def _forecast(module: nn.Module, serving: nn.Module, values: Array, hour: int) -> tuple[Array, Array]:
+    mean, std, target = numbers(module.mean), numbers(module.std), module.target
+    scaled, length = (values - mean) / std, len(values)
+    series = scaled[-forecaster.LOOK_BACK :, target]
+    change = np.abs(np.diff(series)).mean()
+    unit = np.sqrt((change + forecaster._STILLNESS) / forecaster._USUAL)
+    missing = forecaster.LOOK_BACK - len(series)
+    days = np.tile(series[:24], forecaster.LOOK_BACK)  # a shorter series is continued to the left by its first day
+    past = np.concatenate([days[len(days) - missing :], series])
+    map_part = eq.dense((past - past[-1]) / unit, *dense_of(module.past))
+    map_part += eq.embedding(np.array((hour + length) % 24), numbers(module.hour.weight))
+    steps = recent_steps(scaled[-forecaster.RECENT :], target, unit, hour + max(0, length - forecaster.RECENT))
+    correction = eq.dense(_encoded(module.encoder, steps), *dense_of(module.head))
+    ahead = (map_part + forecaster._CORRECTION * correction) * unit + past[-1]
+    spread = (unit * std[target] / ett.TARGET_STD) ** forecast_task._SPREAD_POWER
+    widths = numbers(serving.widths)[sum(length >= past for past in forecast_task.PASTS[1:])]
+    return ahead * std[target] + mean[target], widths * spread
+
+
+def recent_steps(scaled: Array, target: int, unit: float, first_hour: int) -> Array:
+    """What an encoder sees of each recent step: changes to the last, the target's in its own unit, and the clock."""
+    change = scaled - scaled[-1]
+    change[:, target] /= unit
+    hours = (first_hour + np.arange(len(scaled))) % 168
+    angle = 2 * np.pi * (hours % 24) / 24
+    return np.column_stack([change, np.sin(angle), np.cos(angle), hours >= 120])
+
+
+def _encoded(encoder: nn.Module, steps: Array) -> Array:
+    """What the encoder says of one row of steps [time, features]."""
+    match encoder:
+        case Recurrent():
+            return recurrent(encoder, steps[None], np.array([len(steps)]))[1][0]
+        case _:
+            raise AssertionError(f"the encoder {type(encoder).__name__} has no twin in tests/training/twins.py")
+
+
+TWINS: dict[tuple[str, str], Twin] = {
+    ("digit", "cnn"): digit,
+    ("digit", "mlp"): digit,
+    ("forecast", "lstm"): forecast,
+    ("forecast", "gru"): forecast,
+    ("forecast", "rnn"): forecast,
+    ("topic", "transformer"): topic_transformer,
+    ("topic", "lstm"): topic_recurrent,
+    ("topic", "gru"): topic_recurrent,
+    ("topic", "rnn"): topic_recurrent,
+}
