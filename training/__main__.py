@@ -1,4 +1,4 @@
-"""The command line of the training wing: fit, evaluate, data, recipes, store, worker.
+"""The command line of the training wing: fit, compare, evaluate, data, recipes, store, worker.
 
 Torch is imported only by the commands that need it, and errors a user can mend are one sentence on standard error.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.store import Store, StoreError
-from training import storekeeper
+from training import compare, storekeeper
 from training.datasets.files import DataError, data_root
 from training.reporters import ConsoleReporter, EventReporter, Reporter, ReporterHandler
 
@@ -173,6 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train, measure and publish networks.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _fit_arguments(commands.add_parser("fit", help="train a network, export it, judge it and publish it"))
+    compared = commands.add_parser("compare", help="load or train all networks and write one table of them")
+    compare.add_arguments(compared, _state())
     evaluate = commands.add_parser("evaluate", help="score a version of the store on the test split again")
     evaluate.add_argument("name", help="the model, digit-cnn say")
     evaluate.add_argument("--version", type=int, help="default: the live one")
@@ -182,10 +184,18 @@ def _parser() -> argparse.ArgumentParser:
     written.add_argument("--output", type=Path, default=_recipes_file(), help="default: models/zoo/recipes.json")
     keeper = commands.add_parser("store", help="list, verify, promote, rollback, prune")
     commands.add_parser("worker", help="take training jobs from the queue (worker --help says more)")
+    _store_argument(compared)
     _store_argument(evaluate)
     for verb in storekeeper.add_arguments(keeper):
         _store_argument(verb)
-    for command, run in ((evaluate, _evaluate), (data, _data), (written, _recipes), (keeper, _store)):
+    runs = (
+        (compared, compare.run),
+        (evaluate, _evaluate),
+        (data, _data),
+        (written, _recipes),
+        (keeper, _store),
+    )
+    for command, run in runs:
         command.set_defaults(run=run)
     return parser
 

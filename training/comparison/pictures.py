@@ -1,0 +1,92 @@
+"""The comparison as two pictures: quality by network over its seeds, and quality against latency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from training.comparison.results import Comparison, ModelRow, TaskTable
+
+QUALITY, LATENCY = "compare-quality.png", "compare-latency.png"
+_WORDS = {
+    QUALITY: "Test figure of each network: every seed, mean and standard deviation, and the bar it is meant to reach",
+    LATENCY: "Test figure of each network against its latency on one CPU thread",
+}
+# Colours that colour-blind eyes tell apart: M. Okabe and K. Ito, "Color Universal Design", 2008.
+_MEAN, _SEED, _BEST, _BAR = "#0072B2", "#56B4E9", "#009E73", "#D55E00"
+_DPI = 100
+
+
+def draw(found: Comparison, folder: Path) -> dict[str, str]:
+    """Write the pictures into the folder; what each file shows, by its name."""
+    for name, panel in ((QUALITY, _quality), (LATENCY, _latency)):
+        figure = Figure(figsize=(4.2 * len(found.tasks) + 0.4, 4.2), layout="constrained", facecolor="white")
+        panels: Sequence[Axes] = figure.subplots(1, len(found.tasks), squeeze=False)[0]
+        for axes, table in zip(panels, found.tasks, strict=True):
+            panel(axes, table)
+            axes.set_title(_title(table), fontsize=10)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+            axes.set_axisbelow(True)
+        if name == QUALITY:
+            figure.legend(handles=_legend(found), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        figure.savefig(folder / name, dpi=_DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    return dict(_WORDS)
+
+
+def _title(table: TaskTable) -> str:
+    unit = ", %" if table.metric == "accuracy" else ""
+    side = "higher" if table.higher_is_better else "lower"
+    return f"{table.task}: test {table.metric}{unit} ({side} is better)"
+
+
+def _scale(table: TaskTable) -> float:
+    return 100.0 if table.metric == "accuracy" else 1.0
+
+
+def _quality(axes: Axes, table: TaskTable) -> None:
+    scale = _scale(table)
+    for place, row in enumerate(table.models):
+        over = row.test[table.metric]
+        seeds = [run.metrics["test"][table.metric] * scale for run in row.runs if run.seed != row.best_seed]
+        axes.plot([place + 0.14] * len(seeds), seeds, "o", color=_SEED, markersize=5)
+        axes.plot(place + 0.14, row.best.metrics["test"][table.metric] * scale, "D", color=_BEST, markersize=6)
+        axes.errorbar(place, over.mean * scale, (over.std or 0.0) * scale, fmt="s", color=_MEAN, capsize=4)
+        if row.bar is not None:
+            axes.hlines(row.bar * scale, place - 0.35, place + 0.35, color=_BAR, linestyle="--", linewidth=1.4)
+    axes.set_xticks(range(len(table.models)), [row.network for row in table.models])
+    axes.set_xlim(-0.6, len(table.models) - 0.4)
+    axes.margins(y=0.15)
+
+
+def _legend(found: Comparison) -> list[Line2D]:
+    def mark(marker: str, colour: str, label: str) -> Line2D:
+        return Line2D([], [], marker=marker, color=colour, linestyle="none", label=label)
+
+    marks = [mark("s", _MEAN, "mean and standard deviation"), mark("D", _BEST, "the seed best on validation")]
+    if any(len(row.runs) > 1 for table in found.tasks for row in table.models):
+        marks.insert(1, mark("o", _SEED, "other seeds"))
+    if any(row.bar is not None for table in found.tasks for row in table.models):
+        marks.append(Line2D([], [], color=_BAR, linestyle="--", label="meant to reach"))
+    return marks
+
+
+def _latency(axes: Axes, table: TaskTable) -> None:
+    """A circle's area is in proportion to the number of weights, the largest of the panel alike in all."""
+    scale, most = _scale(table), max(1, *(row.weights for row in table.models))
+    for row in table.models:
+        across, up = row.latency_ms[1], row.test[table.metric].mean * scale
+        axes.scatter(across, up, s=500 * row.weights / most + 20, color=_SEED, linewidths=0)
+        axes.plot(across, up, ".", color=_MEAN, markersize=4)
+        axes.annotate(_named(row), (across, up), (0, 14), textcoords="offset points", ha="center", fontsize=8.5)
+    axes.set_xlabel("milliseconds for one row, one CPU thread\n(area: number of weights)", fontsize=9)
+    axes.margins(x=0.2, y=0.25)
+    axes.set_xlim(left=0)
+
+
+def _named(row: ModelRow) -> str:
+    return f"{row.network} ({row.weights / 1000:,.0f}k)"
