@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +22,7 @@ from models.manifest import Buckets, TensorSpec, TextSpec
 from training import classify
 from training.datasets import ag_news
 from training.datasets.ag_news import LABELS, Article
+from training.nets.reader import TopicRecurrent
 from training.nets.transformer import TopicTransformer
 from training.tasks.base import Inputs, Optimisation, ServingSpec, Split, Splits, Task
 
@@ -34,7 +36,12 @@ _SMOOTHING = 0.05
 _SORTED_BATCHES = 32
 """Training sorts so many batches' worth of shuffled rows by length, which spares most of the padding."""
 
-_NETS: dict[str, Callable[[int, int, int], nn.Module]] = {"transformer": TopicTransformer}
+_NETS: dict[str, Callable[[int, int], nn.Module]] = {
+    "transformer": partial(TopicTransformer, max_length=MAX_LENGTH),
+    "lstm": partial(TopicRecurrent, "lstm"),
+    "gru": partial(TopicRecurrent, "gru"),
+    "rnn": partial(TopicRecurrent, "rnn"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,21 @@ def _ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [found.ids[:MAX_LENGTH] for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
+_READ = "Word vectors of 64, read from both ends by {} of 2 x 32 units and by their plain mean."
+
+
 def _range(default: float, least: float, most: float) -> Range:
     return Range(default=default, min=least, max=most)
+
+
+def _recipe(network: str, summary: str, epochs: int, learning_rate: float) -> NetworkRecipe:
+    return NetworkRecipe(
+        model=f"topic-{network}",
+        summary=summary,
+        epochs=_range(epochs, 1, 100),
+        batch_size=_range(64, 8, 1024),
+        learning_rate=_range(learning_rate, 1e-6, 0.1),
+    )
 
 
 class TopicTask:
@@ -90,13 +110,15 @@ class TopicTask:
         metric="accuracy",
         metric_higher_is_better=True,
         networks={
-            "transformer": NetworkRecipe(
-                model="topic-transformer",
-                summary="Word vectors of 64, read by an encoder block with 4 heads and by their plain mean.",
-                epochs=_range(4, 1, 100),
-                batch_size=_range(64, 8, 1024),
-                learning_rate=_range(0.004, 1e-6, 0.1),
+            "transformer": _recipe(
+                "transformer",
+                "Word vectors of 64, read by an encoder block with 4 heads and by their plain mean.",
+                epochs=4,
+                learning_rate=0.004,
             ),
+            "lstm": _recipe("lstm", _READ.format("an LSTM"), epochs=3, learning_rate=0.004),
+            "gru": _recipe("gru", _READ.format("a GRU"), epochs=3, learning_rate=0.004),
+            "rnn": _recipe("rnn", _READ.format("a plain RNN"), epochs=3, learning_rate=0.004),
         },
     )
 
@@ -119,7 +141,7 @@ class TopicTask:
 
     def build(self, network: str, splits: Splits) -> nn.Module:
         """A fresh network."""
-        return _NETS[network](splits.facts["vocabulary"], len(LABELS), MAX_LENGTH)
+        return _NETS[network](splits.facts["vocabulary"], len(LABELS))
 
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None
