@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.jobs import JobSpec
-from models.manifest import Golden, Manifest, Provenance, file_entry, now
-from training import export, runtime
+from models.manifest import FileEntry, Golden, Manifest, Provenance, file_entry, now
+from training import export, report, runtime
 from training.datasets.files import data_root
 from training.fit import FitResult, FitSettings, fit
 from training.gate import SETTING, GateRules
@@ -92,10 +92,11 @@ def _candidate(
     reporter.stage("export")
     parity = export.check_parity(module, path, task.example, lengths)
     reporter.stage("parity")
-    metrics = {"validation": score(task, path, splits.validation), "test": score(task, path, splits.test)}
+    answers = outputs(task, path, splits.test)
+    metrics = {"validation": score(task, path, splits.validation), "test": _figures(task, answers, splits.test)}
     golden = _golden(task, path, splits.validation)
     reporter.stage("evaluate")
-    return Manifest(
+    draft = Manifest(
         name=task.recipe.networks[spec.network].model,
         version=1,
         task=spec.task,
@@ -103,7 +104,7 @@ def _candidate(
         kind=task.recipe.kind,
         created_at=now(),
         model_file=MODEL_FILE,
-        files={file.name: file_entry(file) for file in sorted(folder.iterdir())},
+        files=_files(folder),
         **vars(promised),
         metrics=metrics,
         calibration=calibration,
@@ -111,14 +112,30 @@ def _candidate(
         parity=parity,
         provenance=_provenance(task, spec, splits, result, module),
     )
+    report.write(folder, draft, task.recipe, splits.test, answers)
+    return draft.model_copy(update={"files": _files(folder)})
+
+
+def _files(folder: Path) -> dict[str, FileEntry]:
+    """Every file in the folder, by its path in it."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_entry(path) for path in found}
 
 
 def score(task: Task, path: Path, split: Split) -> dict[str, float]:
     """The figures of a split from the ONNX file itself; EvaluationError when one is not a finite number."""
+    return _figures(task, outputs(task, path, split), split)
+
+
+def outputs(task: Task, path: Path, split: Split) -> dict[str, Tensor]:
+    """What the ONNX file gives for every row of a split, by output name."""
     engine = export.session(path, runtime.threads())
     parts = [export.run(engine, inputs) for inputs, _ in task.batches(split, _SCORE_BATCH, None)]
-    outputs = {name: torch.cat([torch.from_numpy(part[name]) for part in parts]) for name in parts[0]}
-    figures = task.score(outputs, split)
+    return {name: torch.cat([torch.from_numpy(part[name]) for part in parts]) for name in parts[0]}
+
+
+def _figures(task: Task, answers: dict[str, Tensor], split: Split) -> dict[str, float]:
+    figures = task.score(answers, split)
     for name, value in figures.items():
         if not math.isfinite(value):
             raise EvaluationError(f"{name} of the exported network is {value}, not a finite number")

@@ -23,6 +23,8 @@ from service.registry import Registry
 from service.schemas import ModelInfo, ModelList, Promotion, VersionInfo
 
 router = APIRouter(prefix="/models", tags=["models"])
+_NOTHING_FROM_OUTSIDE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""A report is a page from a model's folder: whatever is in it, a browser runs no script and asks no other host."""
 
 
 def _registry(request: Request) -> Registry:
@@ -87,7 +89,7 @@ async def report(name: str, version: int, registry: TheRegistry) -> FileResponse
     """The version's report with pictures, as one HTML page."""
     await _known(registry, name)
     page = await registry.in_store(_report_page, registry.store, name, version)
-    return FileResponse(page, media_type="text/html")
+    return FileResponse(page, media_type="text/html", headers={"Content-Security-Policy": _NOTHING_FROM_OUTSIDE})
 
 
 async def _known(registry: Registry, name: str) -> ModelInfo:

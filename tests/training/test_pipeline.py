@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,13 @@ import torch
 from torch import Tensor
 
 from models.jobs import EpochRow, JobResult, JobSpec, Progress, Stage
-from models.manifest import Manifest
+from models.manifest import Manifest, file_entry
 from models.store import Store
 from tests.training.small import ROWS, SmallDigit
-from training import export, pipeline
+from training import export, pipeline, report
 from training.pipeline import EvaluationError, train
 from training.publish import DRAFT_FILE, CandidateError, publish, read_draft
-from training.tasks.base import Split
+from training.tasks.base import Inputs, Split, Splits
 
 SPEC = JobSpec(task="digit", network="mlp", epochs=4, batch_size=32, learning_rate=0.003, seed=3)
 
@@ -48,6 +50,22 @@ class _Notes:
         pass
 
 
+class _Counting(SmallDigit):
+    """Counts how often the test split is run."""
+
+    test: Split
+    test_runs = 0
+
+    def load(self, data_dir: Path, seed: int) -> Splits:
+        splits = super().load(data_dir, seed)
+        type(self).test = splits.test
+        return splits
+
+    def batches(self, split: Split, *settings: Any) -> Iterator[tuple[Inputs, Tensor]]:
+        type(self).test_runs += split is self.test
+        return super().batches(split, *settings)
+
+
 @pytest.fixture(autouse=True)
 def _data(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_DIR", str(data_dir))
@@ -58,7 +76,7 @@ def _trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     notes = _Notes()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATA_DIR", str(data_dir))
-        return train(SmallDigit(), SPEC, tmp_path_factory.mktemp("work"), notes), notes.told
+        return train(_Counting(), SPEC, tmp_path_factory.mktemp("work"), notes), notes.told
 
 
 @pytest.fixture(name="candidate")
@@ -114,6 +132,34 @@ def test_the_figures_are_those_of_the_onnx_file(candidate: Path, data_dir: Path)
     assert read_draft(candidate).metrics["test"]["accuracy"] == (outputs.argmax(1) == test.targets.numpy()).mean()
 
 
+def test_the_report_is_drawn_from_one_run_of_the_test_split(candidate: Path) -> None:
+    """The run that gives the test figures gives the report too, which lies in the candidate and tells them."""
+    assert _Counting.test_runs == 1
+    draft, page = read_draft(candidate), (candidate / report.PAGE).read_text("utf-8")
+    assert draft.files[report.PAGE] == file_entry(candidate / report.PAGE)
+    wrong = round((1 - draft.metrics["test"]["accuracy"]) * 200)
+    assert f"{200 - wrong} of the 200 test rows are answered rightly, {wrong} wrongly." in page
+    assert str(candidate.parent) not in page
+
+
+@pytest.mark.slow
+def test_a_report_that_cannot_be_drawn_ends_the_run(
+    candidate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No version without its report: the error goes up and no candidate is left."""
+    work = tmp_path / "work"
+    work.mkdir()
+    shutil.copy(candidate.parent / pipeline.CHECKPOINT, work)
+
+    def broken(*_: object) -> str:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(report, "render", broken)
+    with pytest.raises(RuntimeError, match="no ink"):
+        train(SmallDigit(), SPEC, work, _Notes(), resume=True)
+    assert not (work / "candidate").exists()
+
+
 def test_a_first_version_that_passes_goes_live(candidate: Path, tmp_path: Path) -> None:
     """Published with its verdict and verified by the store; the draft does not travel."""
     store = Store(tmp_path)
@@ -124,7 +170,7 @@ def test_a_first_version_that_passes_goes_live(candidate: Path, tmp_path: Path) 
     manifest = store.verify("digit-mlp", 1)
     assert manifest.gate is not None
     assert manifest.gate.reasons == result.gate.reasons
-    assert set(manifest.files) == {"model.onnx"}
+    assert set(manifest.files) == {"model.onnx", "report/index.html"}
     assert not list((tmp_path / ".staging").iterdir())
 
 

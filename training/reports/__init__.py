@@ -1,0 +1,1 @@
+"""The parts of a version's report; `training.report` puts them together."""
