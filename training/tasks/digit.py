@@ -1,7 +1,9 @@
 """Handwritten digits: MNIST images to the probabilities of 0..9.
 
 The training images are moved a little at random in each epoch (affine map and elastic warp), as P. Simard et al.
-advise for this data ("Best Practices for Convolutional Neural Networks", ICDAR 2003).
+advise for this data ("Best Practices for Convolutional Neural Networks", ICDAR 2003). The convolutional network also
+sees some digits in another pen or from a coarse scan, and pictures that show no digit, from which it learns doubt
+(`clutter`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from models.jobs import NetworkRecipe, Range, TaskRecipe
 from models.manifest import Buckets, TensorSpec
 from training import classify
-from training.datasets import mnist
+from training.datasets import clutter, mnist
 from training.nets.cnn import DigitCnn
 from training.nets.mlp import DigitMlp
 from training.tasks.base import Inputs, Optimisation, ServingSpec, Split, Splits, Task
@@ -29,10 +31,12 @@ _KNOTS, _WARP = 6, 0.5 / 14
 """The warp is smooth between 6x6 knots, each moved by about half a pixel (one standard deviation)."""
 _MOVED = 0.75
 """Share of images that are moved; the rest keep their sharp strokes, which moving blurs."""
-
-
 _SMOOTHING = 0.1
 """Label smoothing of the training loss (C. Szegedy et al., "Rethinking the Inception Architecture", 2016)."""
+_STRANGERS, _DOUBT = 0.1875, 0.5
+"""Pictures without a digit for each digit of a batch, and the weight of their loss, which is that of the paper."""
+_REWRITTEN = 0.1
+"""Share of digits with a thicker pen; as many have a thinner one, and as many come from a coarse scan."""
 
 
 class Serving(nn.Module):
@@ -63,6 +67,36 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     grid += F.interpolate(knots, (28, 28), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     images = F.grid_sample(pixels.unsqueeze(1).float(), grid, align_corners=False)
     return images.squeeze(1).round().clamp(0, 255).to(torch.uint8)
+
+
+def rewritten(pixels: Tensor) -> Tensor:
+    """Digits uint8 [rows, 28, 28], some with a thicker or a thinner pen, some from a coarse scan.
+
+    Rows are taken in the order of the batch, which is random, and how far each goes from torch's global generator.
+    """
+    images, share = pixels.unsqueeze(1).float(), int(len(pixels) * _REWRITTEN)
+    if not share:
+        return pixels
+    thick, thin, coarse = images[: 3 * share].split(share)
+    thick.lerp_(F.max_pool2d(thick, 3, 1, 1), torch.rand(share, 1, 1, 1).to(pixels.device))
+    thin.lerp_(-F.max_pool2d(-thin, 3, 1, 1), 0.6 * torch.rand(share, 1, 1, 1).to(pixels.device))
+    side = int(torch.randint(10, 17, ()))
+    small = F.interpolate(coarse, (side, side), mode="area")
+    coarse.copy_(F.interpolate(small, (28, 28), mode="bicubic", align_corners=False))
+    images *= 255 / images.amax((2, 3), keepdim=True).clamp_min(1)
+    return images.squeeze(1).round().clamp(0, 255).to(torch.uint8)
+
+
+def strangers(digits: Tensor, count: int) -> Tensor:
+    """Pictures without one digit uint8 [count, 28, 28]: seven in eight from the bank, the rest two digits in a row.
+
+    The choice comes from torch's global generator.
+    """
+    bank, pairs = clutter.bank(), count // 8
+    drawn = augment(bank[torch.randint(len(bank), (count - pairs,))], torch.default_generator)
+    beside = torch.cat([digits[:pairs, :, 4:], digits.roll(1, 0)[:pairs, :, :24]], 2).unsqueeze(1).float()
+    low = F.pad(F.interpolate(beside, (16, 28), mode="area").squeeze(1), (0, 0, 6, 6))
+    return torch.cat([drawn.to(digits.device), low.round().to(torch.uint8)])
 
 
 def _range(default: float, least: float, most: float) -> Range:
@@ -129,12 +163,24 @@ class DigitTask:
         pixels, rows = split.inputs["pixels"], len(split)
         order = torch.arange(rows) if generator is None else torch.randperm(rows, generator=generator)
         for chosen in torch.split(order, batch_size):
-            images = pixels[chosen]
-            yield {"pixels": images if generator is None else augment(images, generator)}, split.targets[chosen]
+            if generator is None:
+                yield {"pixels": pixels[chosen]}, split.targets[chosen]
+                continue
+            several = chosen if len(chosen) > 1 else order[[0, -1]]  # batch norm cannot learn from a single row
+            yield {"pixels": augment(pixels[several], generator)}, split.targets[several]
 
     def loss(self, module: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
-        """Cross entropy in nats, against smoothed labels."""
-        return F.cross_entropy(module(**inputs), targets, label_smoothing=_SMOOTHING)
+        """Cross entropy in nats, against smoothed labels.
+
+        The convolutional network's holds that of pictures without a digit too, against equal shares for all classes.
+        """
+        if not isinstance(module, DigitCnn):
+            return F.cross_entropy(module(**inputs), targets, label_smoothing=_SMOOTHING)
+        digits = rewritten(inputs["pixels"])
+        logits = module(torch.cat([digits, strangers(digits, max(1, round(len(digits) * _STRANGERS)))]))
+        known, unknown = logits.tensor_split([len(digits)])
+        doubt = -unknown.log_softmax(1).mean()
+        return F.cross_entropy(known, targets, label_smoothing=_SMOOTHING) + _DOUBT * doubt
 
     def predict(self, module: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
         """Logits [rows, 10]."""

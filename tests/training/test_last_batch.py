@@ -1,0 +1,27 @@
+"""Batch sizes that leave a single row at the end of an epoch: 9 does of 19 rows, and of the 55,000 of MNIST."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.training.small import SmallDigit, head
+from tests.training.test_xor import Silent
+from training.datasets import mnist
+from training.fit import FitSettings, fit
+
+ROWS, BATCH = 19, 9
+
+
+@pytest.mark.parametrize("network", SmallDigit.recipe.networks)
+def test_a_last_batch_of_one_row_can_be_trained_on(network: str, data_dir: Path, tmp_path: Path) -> None:
+    """Batch norm needs two rows; the run ends, with as many steps as were announced."""
+    assert ROWS % BATCH == (60_000 - mnist.VALIDATION_ROWS) % BATCH == 1
+    watcher = Silent()
+    splits = SmallDigit().load(data_dir, 0)
+    splits = replace(splits, train=head(splits.train, ROWS))
+    result = fit(SmallDigit(), network, splits, FitSettings(1, BATCH, 0.003, 0), watcher, tmp_path / "a.pt")
+    assert len(result.history) == 1
+    assert (watcher.progress.step, watcher.progress.steps) == (3, 3)
