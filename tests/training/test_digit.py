@@ -14,7 +14,7 @@ from training.datasets import mnist
 from training.nets.cnn import DigitCnn, fold
 from training.nets.mlp import DigitMlp
 from training.tasks.base import Splits
-from training.tasks.digit import TASK, Serving, augment
+from training.tasks.digit import TASK, Serving, augment, rewritten, strangers
 
 
 @pytest.fixture(scope="module", name="splits")
@@ -56,6 +56,55 @@ def test_augmentation_moves_digits_a_little_and_repeats_with_its_seed(splits: Sp
     untouched = (once == pixels).flatten(1).all(1).double().mean().item()
     assert 0.1 < untouched < 0.4
     assert F.cosine_similarity(once.flatten(1).double(), pixels.flatten(1).double()).mean() > 0.4
+
+
+def test_rewritten_digits_keep_their_place_and_change_their_pen(splits: Splits) -> None:
+    """A tenth grows fatter, a tenth thinner, a tenth coarser, by torch's seed; the others stay as they are."""
+    pixels = splits.train.inputs["pixels"][:200]
+    torch.manual_seed(1)
+    once = rewritten(pixels)
+    torch.manual_seed(1)
+    assert torch.equal(rewritten(pixels), once)
+    fat, thin, coarse = (
+        once[part].double().mean() / pixels[part].double().mean()
+        for part in (slice(0, 20), slice(20, 40), slice(40, 60))
+    )
+    assert fat > 1.2
+    assert thin < 0.95
+    assert 0.8 < coarse < 1.8
+    rest = once[60:].int() - pixels[60:].int()
+    assert rest.abs().max() <= 4  # but for full contrast
+    assert F.cosine_similarity(once.flatten(1).double(), pixels.flatten(1).double()).mean() > 0.95
+    assert torch.equal(rewritten(pixels[:5]), pixels[:5])
+
+
+def test_strangers_are_drawn_and_paired_by_torchs_seed(splits: Splits) -> None:
+    """Seven in eight come from the bank, the others are two digits in a row: wide, flat, with a gap for each."""
+    digits = splits.train.inputs["pixels"][:128]
+    torch.manual_seed(1)
+    once = strangers(digits, 24)
+    torch.manual_seed(1)
+    assert torch.equal(strangers(digits, 24), once)
+    assert once.shape == (24, 28, 28)
+    assert once.dtype == torch.uint8
+    pairs = once[21:]
+    assert not pairs[:, :6].any()
+    assert not pairs[:, 22:].any()
+    assert (pairs[:, :, :14].amax((1, 2)) > 60).all()
+    assert (pairs[:, :, 14:].amax((1, 2)) > 60).all()
+    assert strangers(digits[:3], 1).shape == (1, 28, 28)
+
+
+def test_only_the_convolutional_network_is_shown_strangers(splits: Splits) -> None:
+    """The other's loss is plain cross entropy and takes nothing from torch's generator."""
+    pixels, targets = splits.train.inputs["pixels"][:64], splits.train.targets[:64]
+    torch.manual_seed(0)
+    mlp, cnn = TASK.build("mlp", splits).eval(), TASK.build("cnn", splits).eval()
+    before = torch.get_rng_state()
+    plain = {net: F.cross_entropy(net(pixels), targets, label_smoothing=0.1) for net in (mlp, cnn)}
+    assert torch.equal(TASK.loss(mlp, {"pixels": pixels}, targets), plain[mlp])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert TASK.loss(cnn, {"pixels": pixels}, targets) > plain[cnn] + 0.5  # ln 10 / 2 at best
 
 
 def test_batches_without_a_generator_are_in_order_and_untouched(splits: Splits) -> None:

@@ -77,7 +77,7 @@ def rewritten(pixels: Tensor) -> Tensor:
     images, share = pixels.unsqueeze(1).float(), int(len(pixels) * _REWRITTEN)
     if not share:
         return pixels
-    thick, thin, coarse = images[: 3 * share].split(share)
+    thick, thin, coarse = torch.split(images[: 3 * share], share)
     thick.lerp_(F.max_pool2d(thick, 3, 1, 1), torch.rand(share, 1, 1, 1).to(pixels.device))
     thin.lerp_(-F.max_pool2d(-thin, 3, 1, 1), 0.6 * torch.rand(share, 1, 1, 1).to(pixels.device))
     side = int(torch.randint(10, 17, ()))
@@ -178,9 +178,9 @@ class DigitTask:
             return F.cross_entropy(module(**inputs), targets, label_smoothing=_SMOOTHING)
         digits = rewritten(inputs["pixels"])
         logits = module(torch.cat([digits, strangers(digits, max(1, round(len(digits) * _STRANGERS)))]))
-        known, unknown = logits.tensor_split([len(digits)])
-        doubt = -unknown.log_softmax(1).mean()
-        return F.cross_entropy(known, targets, label_smoothing=_SMOOTHING) + _DOUBT * doubt
+        known, unknown = logits[: len(digits)], logits[len(digits) :]
+        certain = F.cross_entropy(known, targets, label_smoothing=_SMOOTHING)
+        return certain - _DOUBT * unknown.log_softmax(1).mean()
 
     def predict(self, module: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
         """Logits [rows, 10]."""

@@ -1,0 +1,217 @@
+"""Pictures without a digit, drawn at random, for a network to learn doubt from.
+
+Outlier exposure (D. Hendrycks, M. Mazeika and T. Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR
+2019): the network also sees such pictures, and learns to spread its probability over all classes there. Nothing here
+is a real page, photo or drawing: strokes, signs, shapes, patterns and noise, framed as MNIST's
+digits are. What could be taken for a digit (few strokes, round letters) is left out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import cast
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Plane = NDArray[np.uint8]
+Rng = np.random.Generator
+Kind = Callable[[Rng], Plane]
+
+ROWS = 4096
+_SIDE, _BOX, _SHEET = 28, 20, 80
+_STEM = [(0, 0), (0, 1)]
+_PARTS = (
+    [(0, 0), (1, 0)],
+    [(0, 0.5), (0.9, 0.5)],
+    [(1, 0), (1, 1)],
+    [(0, 0), (0.5, 0.6), (1, 0)],
+    [(0, 0), (1, 1)],
+    [(0, 0.5), (1, 0)],
+    [(0, 0.5), (1, 1)],
+    [(0, 0), (0.7, 0.02), (0.95, 0.15), (0.95, 0.35), (0.7, 0.48), (0, 0.5)],
+    [(0, 0.4), (0.5, 0.3), (0.95, 0.45), (1, 1)],
+    [(-0.5, 0), (0.5, 0)],
+)
+"""What hangs on a letter's stem, in a unit square, x right, y down: no bowl at the foot, which makes a 6."""
+
+
+@functools.cache
+def bank(rows: int = ROWS, seed: int = 0) -> Tensor:
+    """Pictures uint8 [rows, 28, 28] of all kinds in turn; the same for the same seed (in one to two seconds)."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(np.stack([framed(KINDS[row % len(KINDS)](rng)) for row in range(rows)]))
+
+
+def framed(sheet: Plane) -> Plane:
+    """What is drawn on a sheet, scaled to 20x20 and centred by mass in uint8 [28, 28], as MNIST's digits are."""
+    rows, columns = np.flatnonzero(sheet.max(1) > 127), np.flatnonzero(sheet.max(0) > 127)
+    cut = sheet[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if rows.size else sheet
+    scale = _BOX / max(cut.shape)
+    high, wide = (max(1, round(side * scale)) for side in cut.shape)
+    small = cv2.resize(cut, (wide, high), interpolation=cv2.INTER_AREA).astype(np.float64)
+    small *= 255 / max(small.max(), 1.0)
+    mass = max(small.sum(), 1.0)
+    top = round(14 - small.sum(1) @ np.arange(high) / mass)
+    left = round(14 - small.sum(0) @ np.arange(wide) / mass)
+    top, left = min(max(top, 0), _SIDE - high), min(max(left, 0), _SIDE - wide)
+    frame = np.zeros((_SIDE, _SIDE), np.uint8)
+    frame[top : top + high, left : left + wide] = small.round()
+    return frame
+
+
+def _sheet() -> Plane:
+    return np.zeros((_SHEET, _SHEET), np.uint8)
+
+
+def _line(sheet: Plane, points: NDArray[np.float64], pen: int, closed: bool = False) -> None:
+    """Points [n, 2] in the unit square, joined by a round pen."""
+    cv2.polylines(sheet, [np.rint(6 + points * (_SHEET - 12)).astype(np.int32)], closed, 255, pen, cv2.LINE_AA)
+
+
+def _pen(rng: Rng) -> int:
+    return int(rng.integers(5, 13))
+
+
+def _curve(rng: Rng, knots: int) -> NDArray[np.float64]:
+    """A smooth way [n, 2] through random knots in the unit square."""
+    ways = cv2.resize(rng.random((knots, 2)), (2, knots * 8), interpolation=cv2.INTER_CUBIC)
+    return cast("NDArray[np.float64]", ways.astype(np.float64))
+
+
+def _scrawl(rng: Rng) -> Plane:
+    """One long way to and fro."""
+    sheet = _sheet()
+    _line(sheet, _curve(rng, int(rng.integers(12, 28))), int(rng.integers(3, 9)))
+    return sheet
+
+
+def _tangle(rng: Rng) -> Plane:
+    """Several strokes, straight or bent, anyhow."""
+    sheet, pen = _sheet(), _pen(rng)
+    for _ in range(rng.integers(4, 9)):
+        _line(sheet, rng.random((2, 2)) if rng.random() < 0.6 else _curve(rng, 3), pen)
+    return sheet
+
+
+def _sign(rng: Rng) -> Plane:
+    """Strokes between the nodes of a 3x3 grid, as signs of unknown scripts have them, now and then with a ring."""
+    sheet, pen = _sheet(), _pen(rng)
+    nodes = np.stack(np.meshgrid([0, 0.5, 1], [0, 0.5, 1]), -1).reshape(-1, 2) + rng.normal(0, 0.05, (9, 2))
+    for _ in range(rng.integers(4, 8)):
+        _line(sheet, nodes[rng.choice(9, 2, replace=False)], pen)
+    if rng.random() < 0.3:
+        centre = np.rint(6 + nodes[rng.integers(9)] * (_SHEET - 12)).astype(int)
+        cv2.circle(sheet, (int(centre[0]), int(centre[1])), int(rng.integers(6, 18)), 255, pen // 2, cv2.LINE_AA)
+    return sheet
+
+
+def _crossing(rng: Rng) -> Plane:
+    """Two or three straight strokes through about the same point, at wide angles."""
+    sheet, pen, count = _sheet(), _pen(rng), int(rng.integers(2, 5))
+    angles = rng.uniform(0, np.pi) + np.arange(count) * np.pi / count + rng.normal(0, 0.15, count)
+    for angle in angles:
+        way = np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(0.35, 0.5)
+        _line(sheet, 0.5 + rng.normal(0, 0.05, 2) + np.stack([-way, way]), pen)
+    return sheet
+
+
+def _polygon(rng: Rng) -> Plane:
+    """Corners around a centre, joined in turn or by leaps, as an outline or filled, some with more inside."""
+    sheet, corners = _sheet(), int(rng.integers(3, 10))
+    angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners + rng.normal(0, 0.15, corners)
+    if corners >= 5 and rng.random() < 0.4:
+        angles = angles[np.arange(corners) * 2 % corners]
+    points = 0.5 + np.stack([np.cos(angles), np.sin(angles)], 1) * rng.uniform(0.25, 0.5, (corners, 1))
+    if rng.random() < 0.25:
+        cv2.fillPoly(sheet, [np.rint(6 + points * (_SHEET - 12)).astype(np.int32)], 255)
+        return sheet
+    _line(sheet, points, int(rng.integers(3, 10)), closed=True)
+    for _ in range(rng.integers(0 if corners < 5 else 1, 4)):
+        _line(sheet, rng.uniform(0.2, 0.8, (2, 2)), int(rng.integers(3, 8)))
+    return sheet
+
+
+def _rings(rng: Rng) -> Plane:
+    """Several rings and discs of any size."""
+    sheet = _sheet()
+    for _ in range(rng.integers(4, 9)):
+        x, y, wide, high = (int(n) for n in rng.integers((15, 15, 3, 3), (65, 65, 26, 26)))
+        pen = -1 if rng.random() < 0.25 else int(rng.integers(2, 7))
+        cv2.ellipse(sheet, (x, y), (wide, high), float(rng.uniform(0, 180)), 0, 360, 255, pen, cv2.LINE_AA)
+    return sheet
+
+
+def _glyph(rng: Rng) -> Plane:
+    """An upright stem with some of ten arms, legs, bowls and hooks, as letters are built; one in four lies down."""
+    sheet, pen, wide = _sheet(), _pen(rng), float(rng.uniform(0.5, 1))
+    for part in [_STEM, *(_PARTS[i] for i in rng.choice(len(_PARTS), int(rng.integers(2, 4)), replace=False))]:
+        _line(sheet, (np.array(part) + rng.normal(0, 0.02, (len(part), 2))) * [wide, 1], pen)
+    return np.ascontiguousarray(np.rot90(sheet, rng.choice(4, p=[0.75, 0.125, 0, 0.125])))
+
+
+def _rows(rng: Rng) -> Plane:
+    """Rows of small marks, as far-away writing looks."""
+    sheet, rows = _sheet(), int(rng.integers(2, 7))
+    pitch, gap = _SHEET // rows, float(rng.uniform(0.5, 0.8))
+    for row in range(rows):
+        for x in np.arange(0, _SHEET, max(4, pitch * rng.uniform(0.4, 0.8))):
+            if rng.random() < 0.85:
+                spots = rng.random((int(rng.integers(2, 5)), 2)) * [pitch * 0.6, pitch * gap] + [x, row * pitch]
+                cv2.polylines(sheet, [spots.astype(np.int32)], False, 255, max(1, pitch // 10), cv2.LINE_AA)
+    return sheet
+
+
+def _field(rng: Rng) -> Plane:
+    """Noise of any coarseness, soft or cut in two, in an upright or flat box."""
+    high, wide = (int(side) for side in rng.integers(30, _SHEET, 2))
+    noise = cast("NDArray[np.float64]", cv2.GaussianBlur(rng.normal(0, 1, (high, wide)), (0, 0), rng.uniform(1, 9)))
+    noise -= np.quantile(noise, rng.uniform(0.2, 0.8))
+    levels = noise / float(noise.std()) * float(rng.choice([60, 1000])) + 60
+    return levels.clip(0, 255).astype(np.uint8)
+
+
+def _grating(rng: Rng) -> Plane:
+    """Waves across a box, or two of them crossing, soft or hard."""
+    high, wide = (int(side) for side in rng.integers(40, _SHEET, 2))
+    y, x = np.mgrid[0:high, 0:wide]
+    waves = np.zeros((high, wide))
+    for _ in range(rng.integers(1, 3)):
+        angle = rng.uniform(0, np.pi)
+        way = x * np.cos(angle) + y * np.sin(angle) + rng.uniform(0, 3) * np.sin(y * rng.uniform(0, 0.3))
+        waves += np.sin(2 * np.pi * way / rng.uniform(8, 26) + rng.uniform(0, 6))
+    levels: NDArray[np.float64] = waves * float(rng.choice([100, 1000])) + rng.uniform(-60, 160)
+    return levels.clip(0, 255).astype(np.uint8)
+
+
+def _lattice(rng: Rng) -> Plane:
+    """Lines of a grid, whole or with bars left out at random."""
+    sheet, cells, pen = _sheet(), int(rng.integers(2, 6)), int(rng.integers(2, 9))
+    stay = rng.uniform(0.6, 1)
+    for at in np.linspace(0, 1, cells + 1):
+        for start in np.arange(cells) / cells:
+            for points in ([[at, start], [at, start + 1 / cells]], [[start, at], [start + 1 / cells, at]]):
+                if rng.random() < stay:
+                    _line(sheet, np.array(points), pen)
+    return sheet
+
+
+KINDS: tuple[Kind, ...] = (
+    _scrawl,
+    _tangle,
+    _sign,
+    _glyph,
+    _crossing,
+    _polygon,
+    _rings,
+    _glyph,
+    _rows,
+    _field,
+    _grating,
+    _lattice,
+)
+"""They take turns; letters have two turns."""
