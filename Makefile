@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SEEDS ?= 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install dev serve train test test-slow check format bench image data recipes clean
+.PHONY: help install dev serve train compare test test-slow check format bench image data recipes clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -21,6 +22,9 @@ train: $(VENV)/.serve  ## train the three flagships on their whole data sets and
 	$(BIN)/python -m training fit digit
 	$(BIN)/python -m training fit forecast
 	$(BIN)/python -m training fit topic
+
+compare: $(VENV)/.serve  ## compare all networks in one table, var/compare/compare.md; make compare SEEDS=3 trains three of each
+	$(BIN)/python -m training compare --seeds $(SEEDS)
 
 data: $(VENV)/.serve  ## find or download the data sets, and verify them
 	$(BIN)/python -m training data

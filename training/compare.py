@@ -137,6 +137,7 @@ def _measured(
         seeds=seeds,
         cpu=results.cpu_name(),
         libraries=runtime.libraries(),
+        latency_repeats=latency.TURNS * latency.RUNS,
         tasks=[results.task_table(recipes[task], task, of_task) for task, of_task in rows.items()],
         failed=failed,
     )

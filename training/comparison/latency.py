@@ -35,7 +35,7 @@ def rows(manifest: Manifest, batch: int) -> export.Arrays:
     return found
 
 
-def measure(runs: Mapping[str, Run], turns: int = TURNS) -> dict[str, dict[int, float]]:
+def measure(runs: Mapping[str, Run]) -> dict[str, dict[int, float]]:
     """The median milliseconds of a batch by model and batch size, on one thread.
 
     All models take turns, so that what slows the machine for a while falls on all alike.
@@ -45,7 +45,7 @@ def measure(runs: Mapping[str, Run], turns: int = TURNS) -> dict[str, dict[int, 
     inputs = {(name, batch): rows(runs[name].manifest, batch) for name, batch in cases}
     times: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
     now = clock()
-    for _ in range(turns):
+    for _ in range(TURNS):
         for case in cases:
             engine, feed = engines[case[0]], inputs[case]
             engine.run(None, feed)

@@ -71,7 +71,8 @@ def _table(table: TaskTable) -> Iterator[str]:
 def _bar(table: TaskTable, row: ModelRow) -> str:
     if row.bar is None:
         return ""
-    return f"{'≥' if table.higher_is_better else '≤'} {figure(table.metric, row.bar)}"
+    missed = "" if row.reached else " (missed)"
+    return f"{'≥' if table.higher_is_better else '≤'} {figure(table.metric, row.bar)}{missed}"
 
 
 def _row(cells: list[str]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from training.comparison.results import Comparison, ModelRow, TaskTable
 
@@ -18,7 +21,7 @@ _WORDS = {
 }
 # Colours that colour-blind eyes tell apart: M. Okabe and K. Ito, "Color Universal Design", 2008.
 _MEAN, _SEED, _BEST, _BAR = "#0072B2", "#56B4E9", "#009E73", "#D55E00"
-_DPI = 100
+_DPI = 120
 
 
 def draw(found: Comparison, folder: Path) -> dict[str, str]:
@@ -34,8 +37,16 @@ def draw(found: Comparison, folder: Path) -> dict[str, str]:
             axes.set_axisbelow(True)
         if name == QUALITY:
             figure.legend(handles=_legend(found), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-        figure.savefig(folder / name, dpi=_DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
+        _save(figure, folder / name)
     return dict(_WORDS)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """As a PNG of few colours, which is a third of the size."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=_DPI)
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def _title(table: TaskTable) -> str:
@@ -51,11 +62,13 @@ def _scale(table: TaskTable) -> float:
 def _quality(axes: Axes, table: TaskTable) -> None:
     scale = _scale(table)
     for place, row in enumerate(table.models):
-        over = row.test[table.metric]
+        if len(row.runs) > 1:
+            over = row.test[table.metric]
+            axes.errorbar(place, over.mean * scale, (over.std or 0.0) * scale, fmt="s", color=_MEAN, capsize=4)
+        aside = 0.14 if len(row.runs) > 1 else 0.0
         seeds = [run.metrics["test"][table.metric] * scale for run in row.runs if run.seed != row.best_seed]
-        axes.plot([place + 0.14] * len(seeds), seeds, "o", color=_SEED, markersize=5)
-        axes.plot(place + 0.14, row.best.metrics["test"][table.metric] * scale, "D", color=_BEST, markersize=6)
-        axes.errorbar(place, over.mean * scale, (over.std or 0.0) * scale, fmt="s", color=_MEAN, capsize=4)
+        axes.plot([place + aside] * len(seeds), seeds, "o", color=_SEED, markersize=5)
+        axes.plot(place + aside, row.best.metrics["test"][table.metric] * scale, "D", color=_BEST, markersize=6)
         if row.bar is not None:
             axes.hlines(row.bar * scale, place - 0.35, place + 0.35, color=_BAR, linestyle="--", linewidth=1.4)
     axes.set_xticks(range(len(table.models)), [row.network for row in table.models])
@@ -67,9 +80,9 @@ def _legend(found: Comparison) -> list[Line2D]:
     def mark(marker: str, colour: str, label: str) -> Line2D:
         return Line2D([], [], marker=marker, color=colour, linestyle="none", label=label)
 
-    marks = [mark("s", _MEAN, "mean and standard deviation"), mark("D", _BEST, "the seed best on validation")]
+    marks = [mark("D", _BEST, "the seed best on validation")]
     if any(len(row.runs) > 1 for table in found.tasks for row in table.models):
-        marks.insert(1, mark("o", _SEED, "other seeds"))
+        marks = [mark("s", _MEAN, "mean and standard deviation"), *marks, mark("o", _SEED, "other seeds")]
     if any(row.bar is not None for table in found.tasks for row in table.models):
         marks.append(Line2D([], [], color=_BAR, linestyle="--", label="meant to reach"))
     return marks
@@ -78,15 +91,23 @@ def _legend(found: Comparison) -> list[Line2D]:
 def _latency(axes: Axes, table: TaskTable) -> None:
     """A circle's area is in proportion to the number of weights, the largest of the panel alike in all."""
     scale, most = _scale(table), max(1, *(row.weights for row in table.models))
-    for row in table.models:
-        across, up = row.latency_ms[1], row.test[table.metric].mean * scale
-        axes.scatter(across, up, s=500 * row.weights / most + 20, color=_SEED, linewidths=0)
+    heights = [row.test[table.metric].mean * scale for row in table.models]
+    slowest = max(row.latency_ms[1] for row in table.models)
+    order = sorted(zip(table.models, heights, strict=True), key=lambda pair: (pair[0].latency_ms[1], pair[1]))
+    for number, (row, up) in enumerate(order):
+        across, below = row.latency_ms[1], number % 2 == 1
+        axes.scatter(across, up, s=400 * row.weights / most + 20, color=_SEED, linewidths=0)
         axes.plot(across, up, ".", color=_MEAN, markersize=4)
-        axes.annotate(_named(row), (across, up), (0, 14), textcoords="offset points", ha="center", fontsize=8.5)
+        # neighbours' names on different sides of their circles, and none across the axis
+        side, place = ("left" if across < 0.25 * slowest else "center"), (0, -20 if below else 13)
+        axes.annotate(_named(row), (across, up), place, textcoords="offset points", ha=side, fontsize=8.5)
+    axes.set_xlim(0, 1.35 * slowest)
+    room = max(0.35 * (max(heights) - min(heights)), 0.003 * max(heights))
+    axes.set_ylim(min(heights) - room, max(heights) + room)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("milliseconds for one row, one CPU thread\n(area: number of weights)", fontsize=9)
-    axes.margins(x=0.2, y=0.25)
-    axes.set_xlim(left=0)
 
 
 def _named(row: ModelRow) -> str:
-    return f"{row.network} ({row.weights / 1000:,.0f}k)"
+    weights = f"{row.weights / 1e6:.2f}M" if row.weights >= 1e6 else f"{row.weights / 1e3:.0f}k"
+    return f"{row.network} ({weights})"

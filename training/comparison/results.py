@@ -113,7 +113,7 @@ class Comparison(Record):
     seeds: int
     cpu: str
     libraries: dict[str, str]
-    latency_repeats: int = latency.TURNS * latency.RUNS
+    latency_repeats: int
     tasks: list[TaskTable]
     failed: list[Failure]
 
