@@ -11,7 +11,8 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import SimpleQueue
 from time import perf_counter
 
@@ -104,6 +105,19 @@ class Batcher:
         self._plan()
         return futures
 
+    @contextmanager
+    def hold(self, engine: Runner) -> Iterator[None]:
+        """Keep an engine open inside the block, for rows that follow from its earlier answers."""
+        self._unfinished[engine] = self._unfinished.get(engine, 0) + 1
+        try:
+            yield
+        finally:
+            self._release(engine)
+
+    def most_rows(self, length: int) -> int:
+        """Rows that one run takes, padded to `length` (0 where none)."""
+        return max(1, min(self._max_batch_rows, _MAX_BATCH_STEPS // length)) if length else self._max_batch_rows
+
     def retire(self, engine: Runner) -> None:
         """Close the engine behind the last item that was admitted with it."""
         self._retired.add(engine)
@@ -152,7 +166,7 @@ class Batcher:
     def _take(self, key: _Key) -> list[Item]:
         """The next batch of one queue: live items in order, up to the row limit; one item may be larger than it."""
         queue, length = self._queues[key], key[1]
-        limit = self._max_batch_rows if not length else min(self._max_batch_rows, _MAX_BATCH_STEPS // length)
+        limit = self.most_rows(length)
         now = self._loop.time()
         items: list[Item] = []
         rows = 0
@@ -163,7 +177,7 @@ class Batcher:
             item = queue.popleft()
             self.queued_rows -= head
             if self._drop(item, now):
-                self._finished(item)
+                self._release(item.engine)
                 continue
             items.append(item)
             rows += head
@@ -192,7 +206,7 @@ class Batcher:
             for item in self._queues[key]:
                 if self._drop(item, now):
                     self.queued_rows -= item.part.rows
-                    self._finished(item)
+                    self._release(item.engine)
                 else:
                     kept.append(item)
             if kept:
@@ -242,7 +256,7 @@ class Batcher:
         if self._observe is not None:
             self._observe(report(items, rows, started, ended, failed=isinstance(outputs, Exception)))
         for item in items:
-            self._finished(item)
+            self._release(item.engine)
 
     @staticmethod
     def _scatter(items: list[Item], rows: int, outputs: list[Array], started: float, ended: float) -> None:
@@ -259,8 +273,7 @@ class Batcher:
 
     # ------------------------------------------------------------------ book-keeping
 
-    def _finished(self, item: Item) -> None:
-        engine = item.engine
+    def _release(self, engine: Runner) -> None:
         left = self._unfinished[engine] - 1
         if left:
             self._unfinished[engine] = left

@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from service import schemas
 from service.inputs import image
+from service.inputs.fields import MAX_EXPLAINED
 from service.settings import Settings
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -93,33 +94,38 @@ def _predict_paths() -> dict[str, Any]:
     batch_json = _json(
         ["ImagesJson", "PixelBatchJson"], {"base64": {"images": [encoded] * 2}, "pixels": {"pixels": [pixels]}}
     )
-    sequence_json = _json(["TextInput", "SeriesInput"], {"text": text, "series": week})
+    sequence_json = _json(
+        ["TextInput", "SeriesInput"], {"text": text, "explained": {**text, "explain": True}, "series": week}
+    )
     mixed = _json(["SequenceInputs"], {"mixed": {"inputs": [text, week]}})
     return {
         "/predict/digit": _operation(
             "Recognise one digit",
             "Any picture: any size, mode, orientation and polarity. A 28x28 MNIST picture reaches the model byte for "
-            "byte; everything else is centred and scaled the way MNIST was made.",
+            "byte; everything else is centred and scaled the way MNIST was made. `explain=true` adds the weight of "
+            "every pixel.",
             {"application/json": digit_json, **pictures, "multipart/form-data": _form(many=False)},
             "DigitPrediction",
             _MODEL_QUERY,
         ),
         "/predict/digit/batch": _operation(
             "Recognise many digits",
-            "Answers come in the order of the pictures; one bad picture fails the request and is named.",
+            "Answers come in the order of the pictures; one bad picture fails the request and is named. At most "
+            f"{MAX_EXPLAINED} pictures with `explain=true`.",
             {"application/json": batch_json, "multipart/form-data": _form(many=True)},
             "DigitPredictions",
             _MODEL_QUERY,
         ),
         "/predict/sequence": _operation(
             "Classify a text, or forecast a series",
-            "`text` goes to the topic model; `values` with `start` goes to the forecast model.",
+            "`text` goes to the topic model; `values` with `start` goes to the forecast model. `explain: true` adds "
+            "the weight of every word, or of every step and column.",
             {"application/json": sequence_json},
             ["TopicPrediction", "ForecastPrediction"],
         ),
         "/predict/sequence/batch": _operation(
             "Many texts and series",
-            "Kinds may be mixed; answers come in order.",
+            f"Kinds may be mixed; answers come in order. At most {MAX_EXPLAINED} items may say `explain: true`.",
             {"application/json": mixed},
             "SequencePredictions",
         ),
@@ -145,7 +151,8 @@ _MODEL_QUERY: list[dict[str, Any]] = [
         "name": "explain",
         "in": "query",
         "required": False,
-        "description": "explanations are not available in this release",
+        "description": "tell which ink the answer rests on too; costs some hundred runs of the model, and at most "
+        f"{MAX_EXPLAINED} pictures of a request can be explained",
         "schema": {"type": "boolean", "default": False},
     },
 ]

@@ -19,6 +19,18 @@ class ModelRef(Schema):
     version: int = Field(examples=[1])
 
 
+class DigitExplanation(Schema):
+    """Which ink the answer rests on, and the picture as the model saw it."""
+
+    saliency: list[list[float]] = Field(
+        description="28 rows of 28 weights 0..1. Ink is erased window by window (4x4), always the window whose loss "
+        "costs the answer's log-odds most for its ink, until the answer is lost. The first erased pixels weigh 1, the "
+        "last ones 0.5: together their loss changes the answer. Weights below 0.5: how much the answer's log-odds "
+        "still hang on that ink then. 0: no ink, or its loss changes nothing"
+    )
+    input: str = Field(description="base64 of a 28x28 grey PNG: the pixels the model saw, 255 is ink")
+
+
 class DigitPrediction(Schema):
     """The answer for one picture."""
 
@@ -26,6 +38,7 @@ class DigitPrediction(Schema):
     confidence: float = Field(ge=0, le=1, examples=[0.9987])
     probabilities: list[float] = Field(description="ten numbers, in the order of the digits; they sum to 1")
     model: ModelRef
+    explanation: DigitExplanation | None = Field(None, description="only with `explain=true`")
 
 
 class DigitRow(Schema):
@@ -34,6 +47,7 @@ class DigitRow(Schema):
     digit: int = Field(ge=0, le=9)
     confidence: float = Field(ge=0, le=1)
     probabilities: list[float]
+    explanation: DigitExplanation | None = Field(None, description="only with `explain=true`")
 
 
 class DigitPredictions(Schema):
@@ -69,7 +83,7 @@ class TextInput(Schema):
     text: str = Field(max_length=20_000)
     model: str | None = None
     version: int | None = Field(None, ge=1)
-    explain: bool = False
+    explain: bool = Field(False, description="tell the weight of each word too")
 
 
 class SeriesInput(Schema):
@@ -79,11 +93,31 @@ class SeriesInput(Schema):
     start: str = Field(description="RFC 3339 time of the first row")
     model: str | None = None
     version: int | None = Field(None, ge=1)
-    explain: bool = False
+    explain: bool = Field(False, description="tell the weight of each step and column too")
 
 
 class SequenceInputs(Schema):
     inputs: list[TextInput | SeriesInput]
+
+
+class WordWeight(Schema):
+    """One word as it was written, with its punctuation, and what it weighs."""
+
+    text: str = Field(examples=["Oil"])
+    start: int = Field(ge=0, description="characters (code points) of the text before it")
+    end: int = Field(ge=1, description="characters of the text up to its end")
+    weight: float = Field(ge=0, le=1, examples=[0.84])
+
+
+class TopicExplanation(Schema):
+    """Which words the answer rests on."""
+
+    words: list[WordWeight] = Field(
+        description="every run of characters between white space, in order. A weight is how far the log-odds of the "
+        "answered label fall when this word alone is hidden, divided by the largest such fall; 0: they do not fall, "
+        "or the word is beyond the tokens the model reads. In texts of more than 96 words neighbours are hidden "
+        "together first, and words of the groups that matter less share their group's fall equally"
+    )
 
 
 class TopicPrediction(Schema):
@@ -93,6 +127,20 @@ class TopicPrediction(Schema):
     confidence: float = Field(ge=0, le=1)
     probabilities: dict[str, float]
     model: ModelRef
+    explanation: TopicExplanation | None = Field(None, description="only with `explain: true`")
+
+
+class ForecastExplanation(Schema):
+    """Which readings the forecast rests on."""
+
+    columns: list[str] = Field(examples=[["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]])
+    weights: list[list[float]] = Field(
+        description="one row for each step that was sent, one weight 0..1 for each column. A weight is how far `mean` "
+        "moves on average over the horizon when readings around this one are replaced by their column's mean over the "
+        "steps the model reads, for each replaced reading, divided by the largest such movement. Spans of readings "
+        "are replaced together, single ones at the end of the series and longer ones the older they are. Steps before "
+        "the model's look-back have 0"
+    )
 
 
 class ForecastPrediction(Schema):
@@ -106,6 +154,7 @@ class ForecastPrediction(Schema):
     upper: list[float]
     level: float
     model: ModelRef
+    explanation: ForecastExplanation | None = Field(None, description="only with `explain: true`")
 
 
 class SequencePredictions(Schema):

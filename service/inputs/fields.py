@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from starlette.types import Scope
@@ -11,6 +11,8 @@ from starlette.types import Scope
 from service.errors import InvalidInput, Location, UnsupportedMediaType
 from service.wire import media_type
 
+MAX_EXPLAINED = 16
+"""Items of one batch request that may be explained: each costs some hundred rows."""
 _LARGEST_VERSION = 2**31 - 1
 
 
@@ -71,8 +73,16 @@ def text_of(value: Any, loc: Location) -> str:
     return value
 
 
-def model_in_body(value: dict[str, Any], loc: Location) -> tuple[str | None, int | None]:
-    """The optional `model` and `version` of a JSON body, and no explanation asked for."""
+class Asked(NamedTuple):
+    """What a request asks for beside its input."""
+
+    model: str | None = None
+    version: int | None = None
+    explain: bool = False
+
+
+def asked_in_body(value: dict[str, Any], loc: Location) -> Asked:
+    """The optional `model`, `version` and `explain` of a JSON body."""
     name, version, explain = value.get("model"), value.get("version"), value.get("explain", False)
     if name is not None:
         text_of(name, (*loc, "model"))
@@ -80,14 +90,13 @@ def model_in_body(value: dict[str, Any], loc: Location) -> tuple[str | None, int
         raise invalid("A version is a whole number from 1.", (*loc, "version"))
     if type(explain) is not bool:
         raise invalid("true or false is expected.", (*loc, "explain"))
-    _refuse_explain(explain, (*loc, "explain"))
-    return name, version
+    return Asked(name, version, explain)
 
 
-def model_in_query(scope: Scope) -> tuple[str | None, int | None]:
-    """The optional `model` and `version` of the query string, and no explanation asked for."""
+def asked_in_query(scope: Scope) -> Asked:
+    """The optional `model`, `version` and `explain` of the query string."""
     if not scope["query_string"]:
-        return None, None
+        return _NOTHING
     query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
     version = query.get("version")
     if version is not None and not (
@@ -97,15 +106,21 @@ def model_in_query(scope: Scope) -> tuple[str | None, int | None]:
     explain = query.get("explain", "false").lower()
     if explain not in {"true", "false", "1", "0"}:
         raise invalid("true or false is expected.", ("query", "explain"))
-    _refuse_explain(explain in {"true", "1"}, ("query", "explain"))
-    return query.get("model") or None, int(version) if version is not None else None
+    return Asked(query.get("model") or None, int(version) if version is not None else None, explain in {"true", "1"})
 
 
-def _refuse_explain(asked: bool, loc: Location) -> None:
-    if asked:
+def check_explained(count: int, loc: Location) -> None:
+    """InvalidInput when a batch asks for more explanations than one request may."""
+    if count > MAX_EXPLAINED:
         raise invalid(
-            "Explanations are not available in this release; leave `explain` out.", loc, "explain_unavailable"
+            f"{count} explained items are too many for one request; the limit is {MAX_EXPLAINED}. Ask without "
+            "`explain`, or in several requests.",
+            loc,
+            "too_many_items",
         )
+
+
+_NOTHING = Asked()
 
 
 def invalid(detail: str, loc: Location, code: str | None = None) -> InvalidInput:

@@ -13,14 +13,17 @@ from service.answers import digit, model_of
 from service.batch import Answer, Part
 from service.engine import Array
 from service.errors import InvalidInput, Location, UnreadableBody
+from service.explain.digit import explain
 from service.inputs import forms, image
 from service.inputs.fields import (
+    Asked,
+    asked_in_query,
     check_count,
+    check_explained,
     invalid,
     is_json,
     items_of,
     json_object,
-    model_in_query,
     one_of,
     text_of,
     unsupported,
@@ -39,18 +42,28 @@ class Digit(Endpoint):
     """One picture, in any of its forms."""
 
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
-        name, version = model_in_query(scope)
-        await self.registry.model("image", name, version)  # an unknown model is told before the picture is looked at
-        pixels = await self._pixels(scope, body)
-        manifest, answer = await self.run(pixels[np.newaxis], name, version, gone)
-        return {**digit(answer.outputs[0][0]), "model": model_of(manifest)}, [answer]
+        asked = asked_in_query(scope)
+        await self.registry.model("image", asked.model, asked.version)  # an unknown model is told first
+        pixels = (await self._pixels(scope, body))[np.newaxis]
+        manifest, answer, reasons = await self.run(pixels, asked, gone)
+        return {**digit(answer.outputs[0][0]), "model": model_of(manifest), **reasons[0]}, [answer]
 
-    async def run(self, pixels: Array, name: str | None, version: int | None, gone: Gone) -> tuple[Manifest, Answer]:
-        """Pixels uint8 [rows, 28, 28] to an answer whose first output is probabilities [rows, 10]."""
-        slot, loaded = await self.registry.model("image", name, version)
+    async def run(self, pixels: Array, asked: Asked, gone: Gone) -> tuple[Manifest, Answer, list[dict[str, Any]]]:
+        """Pixels uint8 [rows, 28, 28] to an answer whose first output is probabilities [rows, 10].
+
+        The dictionaries, one for each row, hold its `explanation` where it was asked for.
+        """
+        slot, loaded = await self.registry.model("image", asked.model, asked.version)
         part = Part({loaded.manifest.inputs[0].name: pixels}, len(pixels))
-        (future,) = slot.batcher.submit(loaded.engine, [part], timeout_s=self.timeout_s, gone=gone)
-        return loaded.manifest, await future
+        if not asked.explain:
+            (future,) = slot.batcher.submit(loaded.engine, [part], timeout_s=self.timeout_s, gone=gone)
+            return loaded.manifest, await future, [{}] * len(pixels)
+        with slot.batcher.hold(loaded.engine):
+            prober = self.prober(slot, loaded, gone)
+            (future,) = slot.batcher.submit(loaded.engine, [part], timeout_s=self.timeout_s, gone=gone)
+            answer = await future
+            rows = zip(pixels, answer.outputs[0], strict=True)
+            return loaded.manifest, answer, [{"explanation": await explain(prober, *row)} for row in rows]
 
     async def _pixels(self, scope: Scope, body: bytes) -> Array:
         kind = media_type(scope)
@@ -82,11 +95,14 @@ class DigitBatch(Digit):
     """Many pictures, answered in order."""
 
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
-        name, version = model_in_query(scope)
-        await self.registry.model("image", name, version)
+        asked = asked_in_query(scope)
+        await self.registry.model("image", asked.model, asked.version)
         pixels = await self._pixels(scope, body)
-        manifest, answer = await self.run(pixels, name, version, gone)
-        return {"predictions": [digit(row) for row in answer.outputs[0]], "model": model_of(manifest)}, [answer]
+        if asked.explain:
+            check_explained(len(pixels), ("query", "explain"))
+        manifest, answer, reasons = await self.run(pixels, asked, gone)
+        predictions = [{**digit(row), **reason} for row, reason in zip(answer.outputs[0], reasons, strict=True)]
+        return {"predictions": predictions, "model": model_of(manifest)}, [answer]
 
     async def _pixels(self, scope: Scope, body: bytes) -> Array:
         kind = media_type(scope)

@@ -13,9 +13,11 @@ from starlette.types import Receive, Scope, Send
 from service.answers import explaining_headers
 from service.batch import Answer
 from service.errors import ServiceError
+from service.explain.prober import Prober
 from service.middleware import answer_with
 from service.registry import Registry
 from service.settings import Settings
+from service.slot import Loaded, Slot
 from service.wire import ClientGone, leaver, read_body, send_json
 
 Gone = Callable[[], bool]
@@ -59,6 +61,11 @@ class Endpoint:
         return await asyncio.get_running_loop().run_in_executor(
             self._decoders, functools.partial(call, *args, **kwargs)
         )
+
+    def prober(self, slot: Slot, loaded: Loaded, gone: Gone) -> Prober:
+        """What explains this request's answers; made before they are asked for, as one deadline covers both."""
+        deadline = asyncio.get_running_loop().time() + self.timeout_s
+        return Prober(slot.batcher, loaded, deadline=deadline, gone=gone)
 
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
         """The JSON content of the answer and the batches it came from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,11 @@ from service.answers import forecast, topic
 from service.batch import Answer, Part
 from service.engine import Tensors
 from service.errors import Location
+from service.explain import series as series_reasons
+from service.explain import text as text_reasons
+from service.explain.prober import Prober
 from service.inputs import series
-from service.inputs.fields import items_of, json_object, model_in_body, one_of, require_json
+from service.inputs.fields import asked_in_body, check_explained, items_of, json_object, one_of, require_json
 from service.routes.endpoint import Endpoint, Gone
 from service.slot import Loaded, Slot
 from service.wire import parse_json
@@ -25,12 +29,17 @@ _BODY: Location = ("body",)
 
 
 class _Row(NamedTuple):
-    """One decoded input: where it goes, its tensors and, for a series, the times of its forecast."""
+    """One decoded input: where it goes, its tensors and, for a series, the times of its forecast.
+
+    `sent` is the text or the readings as they came.
+    """
 
     slot: Slot
     loaded: Loaded
     part: Part
     times: list[str]
+    sent: Any
+    explain: bool
 
 
 class Sequences(Endpoint):
@@ -46,6 +55,31 @@ class Sequences(Endpoint):
     ) -> tuple[list[dict[str, Any]], list[Answer]]:
         """Decode every item before any is queued; rows of one model are admitted together, with one version."""
         rows = [await self._row(item, loc) for item, loc in zip(items, places, strict=True)]
+        explained = [index for index, row in enumerate(rows) if row.explain]
+        if not explained:
+            answers = await self._answers(rows, gone)
+            return [_prediction(row, answer) for row, answer in zip(rows, answers, strict=True)], answers
+        check_explained(len(explained), (*places[explained[-1]], "explain"))
+        with ExitStack() as held:
+            for engine, slot in {rows[index].loaded.engine: rows[index].slot for index in explained}.items():
+                held.enter_context(slot.batcher.hold(engine))
+            probers = {index: self.prober(rows[index].slot, rows[index].loaded, gone) for index in explained}
+            answers = await self._answers(rows, gone)
+            predictions = [_prediction(row, answer) for row, answer in zip(rows, answers, strict=True)]
+            for index, prober in probers.items():
+                predictions[index]["explanation"] = await self._explain(rows[index], answers[index], prober)
+        return predictions, answers
+
+    async def _explain(self, row: _Row, answer: Answer, prober: Prober) -> dict[str, Any]:
+        manifest, encoder = row.loaded.manifest, row.loaded.encoder
+        if encoder is not None:
+            ids = row.part.inputs[manifest.inputs[0].name][0]
+            offsets = await self.off_loop(encoder.offsets, row.sent)
+            return await text_reasons.explain(prober, row.sent, ids, offsets, answer.outputs[0][0])
+        mean = [spec.name for spec in manifest.outputs].index("mean")
+        return await series_reasons.explain(prober, row.part.inputs, len(row.sent), answer.outputs[mean][0])
+
+    async def _answers(self, rows: Sequence[_Row], gone: Gone) -> list[Answer]:
         groups: dict[Slot, list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault(row.slot, []).append(index)
@@ -56,19 +90,18 @@ class Sequences(Endpoint):
                 parts = [rows[index].part for index in mine]
                 admitted = slot.batcher.submit(loaded.engine, parts, timeout_s=self.timeout_s, gone=gone)
                 futures.update(zip(mine, admitted, strict=True))
-        answers = list(await asyncio.gather(*(futures[index] for index in range(len(rows)))))
-        return [_prediction(row, answer) for row, answer in zip(rows, answers, strict=True)], answers
+        return list(await asyncio.gather(*(futures[index] for index in range(len(rows)))))
 
     async def _row(self, item: Any, loc: Location) -> _Row:
         content = json_object(item, loc)
         key = one_of(content, _ONE_OF, (*_OPTIONS, "start") if "values" in content else _OPTIONS, loc)
-        name, version = model_in_body(content, loc)
+        name, version, explain = asked_in_body(content, loc)
         if key == "text":
             slot, loaded = await self.registry.model("text", name, version)
-            return _Row(slot, loaded, self._text(loaded, content["text"], (*loc, "text")), [])
+            return _Row(slot, loaded, self._text(loaded, content["text"], (*loc, "text")), [], content["text"], explain)
         slot, loaded = await self.registry.model("series", name, version)
         part, times = self._series(loaded, content, loc)
-        return _Row(slot, loaded, part, times)
+        return _Row(slot, loaded, part, times, content["values"], explain)
 
     def _text(self, loaded: Loaded, text: Any, loc: Location) -> Part:
         if loaded.encoder is None:

@@ -1,0 +1,74 @@
+"""Runs of altered inputs through the engine that gave an answer, in the same queue as everybody else's rows.
+
+"Altered" means that a part of the input is taken away; how far the answer moves is that part's weight (occlusion:
+Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014). It asks nothing of the network
+but its answers, so it serves every network on every device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+
+from service.batch import Part
+from service.batcher import Batcher
+from service.engine import Array, Tensors
+from service.errors import DeadlinePassed
+from service.slot import Loaded
+
+_LEAST = 1e-7
+"""Probabilities are kept so far from 0 and 1: float32 has no finer ones near 1."""
+
+
+class Prober:
+    """What an explanation may ask of one engine until `deadline`, in seconds of the event loop's clock.
+
+    Rows go one run's worth at a time, so that other requests wait for no more than that. The engine must be held
+    (`Batcher.hold`) from before its answer on, or a swap could close it in between.
+    """
+
+    def __init__(self, batcher: Batcher, loaded: Loaded, *, deadline: float, gone: Callable[[], bool]) -> None:
+        self.manifest = loaded.manifest
+        self._batcher = batcher
+        self._engine = loaded.engine
+        self._deadline = deadline
+        self._gone = gone
+
+    async def run(self, inputs: Tensors, length: int = 0) -> list[Array]:
+        """The outputs in the graph's order, each [rows, …], for inputs with as many rows, `length` steps each.
+
+        Raises what the batcher raises: Busy, Unavailable, DeadlinePassed, InternalError; is cancelled when the client
+        has gone.
+        """
+        rows = len(next(iter(inputs.values())))
+        most = self._batcher.most_rows(self._engine.bucket_length(length))
+        goes = []
+        for at in range(0, rows, most):
+            part = Part({name: array[at : at + most] for name, array in inputs.items()}, min(most, rows - at), length)
+            goes.append(await self._run(part))
+        return goes[0] if len(goes) == 1 else [np.concatenate(each) for each in zip(*goes, strict=True)]
+
+    async def _run(self, part: Part) -> list[Array]:
+        left_s = self._deadline - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            raise DeadlinePassed("The deadline passed while the answer was being explained.")
+        (future,) = self._batcher.submit(self._engine, [part], timeout_s=left_s, gone=self._gone)
+        return (await future).outputs
+
+
+def log_odds(probabilities: Array, label: int) -> Array:
+    """ln(p / (1 - p)) float64 [rows] of one label, from probabilities float32 [rows, labels].
+
+    Unlike p itself it still moves where the model is all but sure.
+    """
+    p = np.clip(probabilities[:, label].astype(np.float64), _LEAST, 1 - _LEAST)
+    return np.log(p) - np.log1p(-p)
+
+
+def scaled(weights: Array) -> Array:
+    """Weights float64, the negative ones at 0 and the largest at 1, to four digits; all 0 where none is positive."""
+    positive: Array = np.maximum(np.nan_to_num(weights), 0.0)
+    largest = positive.max(initial=0.0)
+    return (positive / largest).round(4) if largest > 0 else positive
