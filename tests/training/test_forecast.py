@@ -1,5 +1,6 @@
 """The forecast task: windows, the forecaster's view of a series, the interval, export, and the shipped version."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from training.fit import FitSettings, fit
 from training.nets.forecaster import LOOK_BACK, Forecaster, clock
 from training.tasks import forecast
 from training.tasks.base import Split, Splits
-from training.tasks.forecast import HORIZON, PASTS, TASK, Serving
+from training.tasks.forecast import HORIZON, PASTS, TASK, ForecastTask, Serving
 
 ZOO = Path(__file__).parents[2] / "models" / "zoo"
 OT = ett.COLUMNS.index(ett.TARGET)
+NETWORKS = list(TASK.recipe.networks)
 FACTS = {"mean": [7.9, 2.0, 5.1, 0.7, 2.8, 0.8, 17.1], "std": [5.8, 2.1, 5.5, 1.9, 1.0, 0.6, ett.TARGET_STD]}
 
 
@@ -28,16 +30,25 @@ def splits(data_dir):
     return TASK.load(data_dir, 0)
 
 
-@pytest.fixture(scope="module")
-def network():
-    """A forecaster whose every part matters: all its weights are random."""
+def build(name, task=TASK):
+    """A network as it is before its training."""
     torch.manual_seed(0)
     empty = Split({}, torch.zeros(0))
-    module = TASK.build("lstm", Splits(empty, empty, empty, [], {}, FACTS)).eval()
+    return task.build(name, Splits(empty, empty, empty, [], {}, FACTS)).eval()
+
+
+def busy(name):
+    """A forecaster whose every part matters: all its weights are random."""
+    module = build(name)
     with torch.no_grad():
         for weights in (module.past.weight, module.past.bias, module.hour.weight, module.head.weight):
             weights.normal_(0, 0.05)
     return module
+
+
+@pytest.fixture(scope="module")
+def network():
+    return busy("lstm")
 
 
 def run(module, values, hour_of_week=0, pad=0):
@@ -115,15 +126,17 @@ def test_training_batches_are_shuffled_and_half_shortened(splits):
     assert all(torch.equal(one[0]["values"], two[0]["values"]) for one, two in zip(batches, again, strict=True))
 
 
-def test_a_fresh_network_repeats_the_last_value(splits):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_fresh_network_repeats_the_last_value(name):
     """Training starts from the naive forecast, in degrees."""
-    module = TASK.build("lstm", splits).eval()
     values = series(100)
-    torch.testing.assert_close(run(module, values), values[-1, OT].expand(HORIZON), atol=1e-4, rtol=0)
+    torch.testing.assert_close(run(build(name), values), values[-1, OT].expand(HORIZON), atol=1e-4, rtol=0)
 
 
-def test_padding_and_neighbours_do_not_change_a_row(network):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_padding_and_neighbours_do_not_change_a_row(name):
     """A row alone and unpadded equals the row in a mixed batch with junk behind it."""
+    network = busy(name)
     batch = TASK.example(16, 400, 5)
     with torch.no_grad():
         together, scales = network(**batch)
@@ -231,16 +244,20 @@ def test_the_interval_follows_the_length_of_the_past(network):
 
 
 @pytest.mark.filterwarnings("ignore:.*axis name.*:UserWarning")
-def test_the_exported_graph_agrees_with_torch(network, tmp_path):
-    """Batches 1, 3, 32, lengths from a day to beyond the look-back; the LSTM is one node a layer."""
-    module = Serving(network, torch.ones(len(PASTS), HORIZON)).eval()
+@pytest.mark.parametrize("name", ["lstm", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS[1:])])
+def test_the_exported_graph_agrees_with_torch(name, tmp_path):
+    """Batches 1, 3, 32, lengths from a day to beyond the look-back; a recurrent layer is one node."""
+    module = Serving(busy(name), torch.ones(len(PASTS), HORIZON)).eval()
     empty = Split({}, torch.zeros(0))
     spec = TASK.spec(Splits(empty, empty, empty, [], {}, FACTS))
     path = tmp_path / "model.onnx"
     export.export(module, TASK.example(2, 48, 0), spec, path)
     parity = export.check_parity(module, path, TASK.example, TASK.parity_lengths())
     assert parity.max_abs_diff < 1e-4
-    assert [node.op_type for node in onnx.load(path).graph.node].count("LSTM") == 2
+    nodes = [node.op_type for node in onnx.load(path).graph.node]
+    assert [nodes.count(kind) for kind in ("LSTM", "GRU", "RNN")] == [
+        2 * (name == kind) for kind in ("lstm", "gru", "rnn")
+    ]
 
 
 def test_scores_are_in_the_published_unit(splits):
@@ -299,6 +316,46 @@ class Silent:
 
     def epoch(self, row, stopped_early):
         pass
+
+
+def test_the_summaries_are_true():
+    """Layers and units are those of the networks that are built."""
+    for name, recipe in TASK.recipe.networks.items():
+        encoder = build(name).encoder
+        if name == "transformer":
+            block, layers = encoder.encoder.blocks[0], len(encoder.encoder.blocks)
+            words = f"{layers} layers of {block.norm_forward.weight.numel()} features and {block.attention.heads} heads"
+        else:
+            assert type(encoder.cells) is getattr(torch.nn, name.upper())
+            words = f"{name.upper()} of {encoder.cells.num_layers} layers of {encoder.cells.hidden_size} units"
+        assert words in recipe.summary
+        assert recipe.model == f"forecast-{name}"
+
+
+def test_another_horizon_changes_targets_and_outputs_only(splits, data_dir):
+    """Four days ahead: the published windows of that horizon, a network and a contract of that width."""
+    task = ForecastTask(96)
+    far = task.load(data_dir, 0)
+    assert far.train.targets.shape == (8640 - LOOK_BACK - 96 + 1, 96)
+    full = far.test.inputs["lengths"] == LOOK_BACK
+    assert int(full.sum()) == 2880 - 96 + 1
+    assert torch.equal(far.test.targets[0, :HORIZON], splits.test.targets[0])
+    assert run(build("lstm", task), series(100)).shape == (96,)
+    spec = task.spec(far)
+    assert [output.shape for output in spec.outputs] == [["batch", 96]] * 3
+    assert spec.series is not None
+    assert spec.series.horizon == 96
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS[1:])
+def test_every_network_learns(name, splits, tmp_path):
+    """An eighth of the windows, shown once, is enough to be well below the naive forecast's 0.070."""
+    some = Split({key: rows[::8] for key, rows in splits.train.inputs.items()}, splits.train.targets[::8])
+    result = fit(
+        TASK, name, replace(splits, train=some), FitSettings(1, 16, 0.001, 0), Silent(), tmp_path / "checkpoint.pt"
+    )
+    assert result.history[-1].val_metric < 0.060
 
 
 @pytest.mark.slow

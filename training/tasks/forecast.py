@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,8 @@ from torch import Tensor, nn
 from models.jobs import NetworkRecipe, Range, TaskRecipe
 from models.manifest import Buckets, SeriesSpec, TensorSpec
 from training.datasets import ett
-from training.nets.forecaster import CLOCK_FEATURES, LOOK_BACK, WEEK, Forecaster
-from training.nets.recurrent import Kind, Recurrent
+from training.nets.forecaster import CLOCK_FEATURES, LOOK_BACK, RECENT, WEEK, Forecaster
+from training.nets.series import encoder_of
 from training.tasks.base import Inputs, Optimisation, ServingSpec, Split, Splits, Task
 
 HORIZON = 24
@@ -37,15 +36,14 @@ SHORTER_EVERY = 5
 _COLUMNS = len(ett.COLUMNS)
 _TARGET = ett.COLUMNS.index(ett.TARGET)
 _SHORTENED = 0.5
-_HIDDEN, _LAYERS, _DROPOUT = 50, 2, 0.3
 _SPREAD_POWER = 1.5
 """How the interval's width grows with restlessness: 2 would be in proportion to the hourly changes, 0 a fixed width."""
 
 
 class Serving(nn.Module):
-    """`mean`, `lower` and `upper` [batch, HORIZON] in degrees.
+    """`mean`, `lower` and `upper` [batch, horizon] in degrees.
 
-    `widths` [len(PASTS), HORIZON] are half widths in degrees at a spread of 1, by length of the past.
+    `widths` [len(PASTS), horizon] are half widths in degrees at a spread of 1, by length of the past.
     """
 
     def __init__(self, network: nn.Module, widths: Tensor) -> None:
@@ -62,10 +60,10 @@ class Serving(nn.Module):
         return mean, mean - width, mean + width
 
 
-def windows(readings: ett.Readings, begin: int, end: int) -> Split:
-    """Every window whose target hours lie in [begin, end), one an hour, with LOOK_BACK hours of past."""
+def windows(readings: ett.Readings, begin: int, end: int, horizon: int = HORIZON) -> Split:
+    """Every window whose `horizon` target hours lie in [begin, end), one an hour, with LOOK_BACK hours of past."""
     values = torch.from_numpy(readings.values)
-    first, last = max(begin, LOOK_BACK), end - HORIZON
+    first, last = max(begin, LOOK_BACK), end - horizon
     now = torch.arange(first, last + 1)
     inputs = {
         # views: no window is copied
@@ -73,7 +71,7 @@ def windows(readings: ett.Readings, begin: int, end: int) -> Split:
         "lengths": torch.full_like(now, LOOK_BACK),
         "hour_of_week": (readings.hour_of_week(0) + now - LOOK_BACK) % WEEK,
     }
-    return Split(inputs, values[:, _TARGET].unfold(0, HORIZON, 1)[first : last + 1])
+    return Split(inputs, values[:, _TARGET].unfold(0, horizon, 1)[first : last + 1])
 
 
 def with_shorter(full: Split) -> Split:
@@ -115,8 +113,21 @@ def _range(default: float, least: float, most: float) -> Range:
     return Range(default=default, min=least, max=most)
 
 
+def _recipe(network: str, encoder: str) -> NetworkRecipe:
+    return NetworkRecipe(
+        model=f"forecast-{network}",
+        summary=f"A linear map of the last two weeks, corrected by {encoder}.",
+        epochs=_range(5, 1, 100),
+        batch_size=_range(64, 8, 1024),
+        learning_rate=_range(0.001, 1e-6, 0.1),
+    )
+
+
 class ForecastTask:
-    """ETTh1, 12, 4 and 4 months; errors are told in units of the target's standard deviation over the 12."""
+    """ETTh1, 12, 4 and 4 months; errors are told in units of the target's standard deviation over the 12.
+
+    What is served looks HORIZON hours ahead; studies may ask for another `horizon`.
+    """
 
     name = "forecast"
     floor = 0.055
@@ -128,24 +139,24 @@ class ForecastTask:
         metric="mse",
         metric_higher_is_better=False,
         networks={
-            "lstm": NetworkRecipe(
-                model="forecast-lstm",
-                summary="A linear map of the last two weeks, corrected by an LSTM of 2 layers of 50 units.",
-                epochs=_range(5, 1, 100),
-                batch_size=_range(64, 8, 1024),
-                learning_rate=_range(0.001, 1e-6, 0.1),
-            ),
+            "lstm": _recipe("lstm", "an LSTM of 2 layers of 50 units"),
+            "gru": _recipe("gru", "a GRU of 2 layers of 50 units"),
+            "rnn": _recipe("rnn", "a plain RNN of 2 layers of 50 units"),
+            "transformer": _recipe("transformer", "a transformer encoder of 2 layers of 32 features and 4 heads"),
         },
     )
 
+    def __init__(self, horizon: int = HORIZON) -> None:
+        self.horizon = horizon
+
     def load(self, data_dir: Path, seed: int) -> Splits:  # noqa: ARG002 (the split is frozen, whatever the seed)
-        """8,281 training windows, 2,857 and shortened ones in each other split; targets [rows, 24] in degrees."""
+        """For 24 hours 8,281 training windows, 2,857 and shortened ones in each other split; targets in degrees."""
         readings = ett.read(data_dir)
         train = readings.values[: ett.TRAIN_END].astype("float64")
         bounds = ((ett.TRAIN_END, ett.VALIDATION_END), (ett.VALIDATION_END, ett.TEST_END))
-        validation, test = (with_shorter(windows(readings, *bound)) for bound in bounds)
+        validation, test = (with_shorter(windows(readings, *bound, self.horizon)) for bound in bounds)
         return Splits(
-            train=windows(readings, 0, ett.TRAIN_END),
+            train=windows(readings, 0, ett.TRAIN_END, self.horizon),
             validation=validation,
             test=test,
             sources=ett.sources(),
@@ -159,9 +170,9 @@ class ForecastTask:
 
     def build(self, network: str, splits: Splits) -> nn.Module:
         """A fresh forecaster around the encoder of that name."""
-        encoder = Recurrent(cast("Kind", network), _COLUMNS + CLOCK_FEATURES, _HIDDEN, layers=_LAYERS, dropout=_DROPOUT)
+        encoder = encoder_of(network, _COLUMNS + CLOCK_FEATURES, RECENT)
         mean, std = splits.facts["mean"], splits.facts["std"]
-        return Forecaster(encoder, encoder.features, mean=mean, std=std, target=_TARGET, horizon=HORIZON)
+        return Forecaster(encoder, encoder.features, mean=mean, std=std, target=_TARGET, horizon=self.horizon)
 
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None
@@ -183,7 +194,7 @@ class ForecastTask:
         return ((forecast - targets) / ett.TARGET_STD).square().mean()
 
     def predict(self, module: nn.Module, split: Split, batch_size: int = 256) -> Tensor:
-        """Forecasts and restlessness side by side, [rows, HORIZON + 1] in degrees."""
+        """Forecasts and restlessness side by side, [rows, horizon + 1] in degrees."""
         module.eval()
         with torch.no_grad():
             found = [torch.cat(module(**inputs), dim=1) for inputs, _ in self.batches(split, batch_size, None)]
@@ -191,7 +202,7 @@ class ForecastTask:
 
     def metrics(self, raw: Tensor, split: Split) -> dict[str, float]:
         """`mse` over the rows with a full past; `loss` over all."""
-        errors = ((raw[:, :HORIZON] - split.targets) / ett.TARGET_STD).square()
+        errors = ((raw[:, : self.horizon] - split.targets) / ett.TARGET_STD).square()
         full = split.inputs["lengths"] == LOOK_BACK
         return {"mse": errors[full].mean().item(), "loss": errors.mean().item()}
 
@@ -222,12 +233,12 @@ class ForecastTask:
     def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
         """The network with the interval around its forecast."""
         raw, split = self.predict(module, splits.validation), splits.validation
-        errors, spreads = raw[:, :HORIZON] - split.targets, spread(raw[:, HORIZON:])
+        errors, spreads = raw[:, : self.horizon] - split.targets, spread(raw[:, self.horizon :])
         widths = conformal_widths(errors, spreads, split.inputs["lengths"])
         calibration = {"level": LEVEL} | {
             f"width_{past}_{when}": widths[row, step].item()
             for row, past in enumerate(PASTS)
-            for when, step in (("first", 0), ("last", HORIZON - 1))
+            for when, step in (("first", 0), ("last", self.horizon - 1))
         }
         return Serving(module, widths).eval(), calibration
 
@@ -240,14 +251,15 @@ class ForecastTask:
                 TensorSpec(name="hour_of_week", dtype="int64", shape=["batch"]),
             ],
             outputs=[
-                TensorSpec(name=name, dtype="float32", shape=["batch", HORIZON]) for name in ("mean", "lower", "upper")
+                TensorSpec(name=name, dtype="float32", shape=["batch", self.horizon])
+                for name in ("mean", "lower", "upper")
             ],
             buckets=Buckets(rows=[1, 2, 4, 8, 16, 32, 64], lengths=[48, 96, 192, LOOK_BACK]),
             labels=[],
             series=SeriesSpec(
                 columns=ett.COLUMNS,
                 target=ett.TARGET,
-                horizon=HORIZON,
+                horizon=self.horizon,
                 step_s=ett.STEP_S,
                 min_length=MIN_LENGTH,
                 look_back=LOOK_BACK,
