@@ -16,6 +16,7 @@ from training.nets.forecaster import CLOCK_FEATURES, Forecaster
 from training.nets.mlp import DigitMlp
 from training.nets.reader import TopicRecurrent
 from training.nets.recurrent import Recurrent
+from training.nets.series import SeriesTransformer
 from training.nets.transformer import TopicTransformer
 
 STEP = 1e-6
@@ -70,6 +71,7 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, Loss]]] = {
     "gru": lambda: series(Recurrent("gru", 2 + CLOCK_FEATURES, 4, layers=2), 4),
     "lstm": lambda: series(Recurrent("lstm", 2 + CLOCK_FEATURES, 4, layers=2), 4),
     "reader": lambda: topic(TopicRecurrent("lstm", 12, 2, width=6, hidden=4)),
+    "series transformer": lambda: series(SeriesTransformer(2 + CLOCK_FEATURES, 48, width=8, layers=1), 16),
     "transformer": lambda: topic(TopicTransformer(12, 2, 8, width=8)),
 }
 

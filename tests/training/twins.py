@@ -16,6 +16,7 @@ from tests.training.equations import Array, CellWeights, Truth, Whole
 from training.datasets import ett
 from training.nets import forecaster
 from training.nets.recurrent import Recurrent
+from training.nets.series import SeriesTransformer
 from training.nets.transformer import Encoder
 from training.tasks import forecast as forecast_task
 from training.tasks.base import Inputs
@@ -181,6 +182,11 @@ def _encoded(encoder: nn.Module, steps: Array) -> Array:
     match encoder:
         case Recurrent():
             return recurrent(encoder, steps[None], np.array([len(steps)]))[1][0]
+        case SeriesTransformer():
+            x = eq.dense(steps, *dense_of(encoder.entry))
+            x += eq.sinusoids(*x.shape)[::-1]  # places count back from the last step
+            read = _read(encoder.encoder, x, np.ones(len(x), bool))
+            return np.concatenate([read[-1], read.mean(0)])
         case _:
             raise AssertionError(f"the encoder {type(encoder).__name__} has no twin in tests/training/twins.py")
 
@@ -191,6 +197,7 @@ TWINS: dict[tuple[str, str], Twin] = {
     ("forecast", "lstm"): forecast,
     ("forecast", "gru"): forecast,
     ("forecast", "rnn"): forecast,
+    ("forecast", "transformer"): forecast,
     ("topic", "transformer"): topic_transformer,
     ("topic", "lstm"): topic_recurrent,
     ("topic", "gru"): topic_recurrent,
