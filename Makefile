@@ -23,7 +23,7 @@ train: $(VENV)/.serve  ## train the three flagships on their whole data sets and
 	$(BIN)/python -m training fit forecast
 	$(BIN)/python -m training fit topic
 
-compare: $(VENV)/.serve  ## compare all networks in one table, var/compare/compare.md; make compare SEEDS=3 trains three of each
+compare: $(VENV)/.serve  ## write one table of all networks, var/compare/compare.md (SEEDS=3 trains each three times)
 	$(BIN)/python -m training compare --seeds $(SEEDS)
 
 data: $(VENV)/.serve  ## find or download the data sets, and verify them

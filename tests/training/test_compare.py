@@ -172,6 +172,14 @@ def test_a_changed_file_is_no_run(tmp_path: Path) -> None:
         obtain(entry(), 0, Plan(tmp_path, Store(tmp_path / "store")), ConsoleReporter())
 
 
+def test_a_version_without_figures_is_named(tmp_path: Path) -> None:
+    """One put into the store by hand, say: nothing can be compared, and training it is offered."""
+    plan = Plan(tmp_path / "work", Store(tmp_path / "store"))
+    publish(plan.store, made(metrics={"validation": {"accuracy": 0.9}}))
+    with pytest.raises(CandidateError, match="digit-mlp: version 1 of the store does not tell its accuracy on both"):
+        obtain(entry(), 0, plan, ConsoleReporter())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -242,6 +250,7 @@ def test_the_table_has_every_figure_with_its_spread(tmp_path: Path, at: list[str
         f"| {page.size(size)} | 2e-06 |" in said
     )
     assert "mean ± standard deviation" in said
+    assert "mean seconds of the epochs on 1 CPU thread," in said
     assert str(tmp_path) not in said + (tmp_path / "output" / "compare.json").read_text()
 
 

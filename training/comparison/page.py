@@ -110,18 +110,26 @@ def _legend(found: Comparison) -> Iterator[str]:
     )
     yield (
         "The *best seed* is the one with the best validation figure, never the best test figure; the *bar* is what "
-        "its test figure is meant to reach. Batch latency, file and calibration are those of that seed."
+        "its test figure is meant to reach. Latency, file and calibration are those of that seed."
     )
     yield "*ONNX parity* is the largest difference between an output of torch and of ONNX Runtime, over all seeds."
     yield (
         f"*Batch of 1* and *of 32*: median CPU time of {found.latency_repeats} runs of ONNX Runtime "
         f"{_runtime(found)} on one thread ({found.cpu}). The rows are real ones; {_lengths(found)}."
     )
-    yield "*Training*: mean seconds of the epochs on the machine that trained, without export and scoring."
+    yield f"*Training*: mean seconds of the epochs{_threads(found)}, without export and scoring."
 
 
 def _runtime(found: Comparison) -> str:
     return next((version for name, version in found.libraries.items() if name.startswith("onnxruntime")), "")
+
+
+def _threads(found: Comparison) -> str:
+    """On how many threads the runs were trained, where that is the same for all and known."""
+    runs = [run for table in found.tasks for row in table.models for run in row.runs]
+    kinds = {(run.device, run.threads) for run in runs}
+    ((device, threads),) = kinds if len(kinds) == 1 else {(None, None)}
+    return f" on {threads} {device.upper()} thread{'s'[: threads != 1]}" if device and threads else ""
 
 
 def _lengths(found: Comparison) -> str:

@@ -93,13 +93,14 @@ def _latency(axes: Axes, table: TaskTable) -> None:
     scale, most = _scale(table), max(1, *(row.weights for row in table.models))
     heights = [row.test[table.metric].mean * scale for row in table.models]
     slowest = max(row.latency_ms[1] for row in table.models)
-    order = sorted(zip(table.models, heights, strict=True), key=lambda pair: (pair[0].latency_ms[1], pair[1]))
-    for number, (row, up) in enumerate(order):
-        across, below = row.latency_ms[1], number % 2 == 1
+    for row, up in zip(table.models, heights, strict=True):
+        across = row.latency_ms[1]
         axes.scatter(across, up, s=400 * row.weights / most + 20, color=_SEED, linewidths=0)
         axes.plot(across, up, ".", color=_MEAN, markersize=4)
-        # neighbours' names on different sides of their circles, and none across the axis
-        side, place = ("left" if across < 0.25 * slowest else "center"), (0, -20 if below else 13)
+        # the lower of two neighbours has its name below its circle, and no name crosses the axis
+        apart = [abs(other.latency_ms[1] - across) for other in table.models]
+        nearest = sorted(range(len(apart)), key=apart.__getitem__)[:2]
+        side, place = ("left" if across < 0.25 * slowest else "center"), (0, -20 if up < heights[nearest[-1]] else 13)
         axes.annotate(_named(row), (across, up), place, textcoords="offset points", ha=side, fontsize=8.5)
     axes.set_xlim(0, 1.35 * slowest)
     room = max(0.35 * (max(heights) - min(heights)), 0.003 * max(heights))

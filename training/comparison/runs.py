@@ -94,6 +94,9 @@ def obtain(entry: Entry, seed: int, plan: Plan, reporter: Reporter) -> Run:
     if run is None:
         reporter.log(f"{entry.model}, seed {seed}: training")
         return _trained(entry, seed, home, reporter)
+    metric, figures = entry.task.recipe.metric, run.manifest.metrics
+    if not all(metric in figures.get(split, {}) for split in ("validation", "test")):
+        raise CandidateError(f"{entry.model}: {run.origin} does not tell its {metric} on both splits; try --train")
     reporter.log(f"{entry.model}, seed {run.seed}: loaded ({run.origin})")
     return run
 
