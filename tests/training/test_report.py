@@ -18,6 +18,7 @@ from training.datasets import ag_news
 from training.registry import get_task
 from training.reports import classes, html, mistakes, series, svg
 from training.reports.answers import Answers
+from training.reports.words import percent
 from training.tasks.base import Split
 
 ZOO = Store(Path(__file__).resolve().parents[2] / "models" / "zoo")
@@ -145,7 +146,7 @@ def test_the_page_says_how_the_version_came_to_be(answers: Answers) -> None:
         assert str(html.text(file.licence)) in page
     assert f"{manifest.provenance.weights:,}" in page
     metric = manifest.metrics["test"].get("accuracy")
-    assert (f"{metric:.2%}".replace("%", " %") if metric else f"{manifest.metrics['test']['mse']:.4f}") in page
+    assert (percent(metric, 2) if metric else f"{manifest.metrics['test']['mse']:.4f}") in page
 
 
 def test_the_bins_give_the_calibration_error_of_the_manifest(answered: dict[str, Answers]) -> None:
@@ -180,7 +181,7 @@ def test_each_mistake_is_shown_with_truth_answer_and_confidence(answered: dict[s
     guess, truth = int(probabilities[row].argmax()), int(answers.targets[row])
     first = _Reader(_page(answers)).all("img")[0]
     assert first["alt"] == f"Test picture {row}: a {truth} that was taken for a {guess}"
-    assert f"says <b>{guess}</b> ({probabilities[row, guess]:.1%})" in _page(answers)
+    assert f"says <b>{guess}</b> ({percent(probabilities[row, guess])})" in _page(answers)
     texts = re.findall(r"<p>([^<]{60,})</p></li>", _page(answered["topic-transformer"]))
     assert texts
     assert all(" the " in text or " a " in text or " in " in text for text in texts[:3])

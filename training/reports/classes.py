@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from training.reports.answers import Answers, Array
 from training.reports.html import Html, details, figure, grid, join, paragraph, section, side_by_side, table, tag
 from training.reports.mistakes import mistakes
-from training.reports.svg import Axis, Chart, percent, plain
+from training.reports.svg import Axis, Chart, plain
+from training.reports.words import percent, round_percent
 
 BINS = 15
 _PAIRS = 3
@@ -134,17 +135,17 @@ def _by_class(counts: NDArray[np.int64], labels: list[str]) -> Html:
 
 
 def _ratio(part: np.int64, whole: np.int64) -> str:
-    return f"{part / whole * 100:.2f} %" if whole else "none"
+    return percent(part / whole, 2) if whole else "none"
 
 
 def _reliability(bins: list[Bin]) -> Html:
     error = calibration_error(bins)
     rows = [
         [
-            f"{each.low * 100:.1f} to {each.high * 100:.1f} %",
+            f"{each.low * 100:.1f} to {percent(each.high)}",
             f"{each.rows:,}",
-            f"{each.confidence * 100:.1f} %" if each.rows else "",
-            f"{each.accuracy * 100:.1f} %" if each.rows else "",
+            percent(each.confidence) if each.rows else "",
+            percent(each.accuracy) if each.rows else "",
         ]
         for each in bins
     ]
@@ -153,7 +154,7 @@ def _reliability(bins: list[Bin]) -> Html:
         paragraph(
             "The confidence of an answer is the probability that the network gives to it. Of all answers given with "
             "90 % confidence, nine in ten should be right. The expected calibration error, the mean distance from that "
-            f"over {BINS} bins, is {error * 100:.2f} % on the test split."
+            f"over {BINS} bins, is {percent(error, 2)} on the test split."
         ),
         grid([_diagram(bins, error), _histogram(bins)]),
         details(
@@ -164,7 +165,7 @@ def _reliability(bins: list[Bin]) -> Html:
 
 
 def _shares(label: str) -> Axis:
-    return Axis(0.0, 1.0, label, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], percent)
+    return Axis(0.0, 1.0, label, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], round_percent)
 
 
 def _diagram(bins: list[Bin], error: float) -> Html:
@@ -177,10 +178,11 @@ def _diagram(bins: list[Bin], error: float) -> Html:
         if each.rows:
             chart.dot(each.confidence, each.accuracy, "a")
     filled = [each for each in bins if each.rows]
+    least, surest = filled[0], filled[-1]
     alt = (
-        f"Share of right answers in {len(filled)} filled bins of confidence, from {filled[0].accuracy:.0%} right at a "
-        f"mean confidence of {filled[0].confidence:.0%} to {filled[-1].accuracy:.1%} right at "
-        f"{filled[-1].confidence:.1%}; the calibration error is {error:.2%}."
+        f"Share of right answers in {len(filled)} filled bins of confidence, from {percent(least.accuracy)} right at a "
+        f"mean confidence of {percent(least.confidence)} to {percent(surest.accuracy)} right at "
+        f"{percent(surest.confidence)}; the calibration error is {percent(error, 2)}."
     )
     note = "Dots on the dotted line would be perfect; below it the network is too sure, above it too modest."
     keys = [("bar", "share that is right"), ("d", "confidence = share that is right")]
@@ -195,8 +197,7 @@ def _histogram(bins: list[Bin]) -> Html:
     for each in bins:
         if each.rows:
             chart.bar(each.low + 0.004, each.high - 0.004, float(np.log10(each.rows)))
-    alt = (
-        f"{bins[-1].rows:,} of {sum(each.rows for each in bins):,} answers have a confidence above {bins[-1].low:.1%}."
-    )
+    total = sum(each.rows for each in bins)
+    alt = f"{bins[-1].rows:,} of {total:,} answers have a confidence above {percent(bins[-1].low)}."
     note = f"{alt} Each line of the scale is ten times the one below it."
     return figure("How many answers are how sure", chart.svg(alt), note)

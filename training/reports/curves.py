@@ -6,7 +6,8 @@ from models.jobs import EpochRow, TaskRecipe
 from models.manifest import Manifest
 from training.reports.facts import name_of, value_of
 from training.reports.html import Html, details, figure, grid, paragraph, section, table
-from training.reports.svg import Chart, axis, percent, plain, steps_axis
+from training.reports.svg import Chart, axis, plain, steps_axis
+from training.reports.words import round_percent
 
 _SHARES = ("accuracy",)
 
@@ -51,7 +52,8 @@ def _losses(rows: list[EpochRow], best: int) -> Html:
 def _metric(rows: list[EpochRow], best: int, recipe: TaskRecipe) -> Html:
     epochs, chosen = [row.epoch for row in rows], next(row for row in rows if row.epoch == best)
     values = [row.val_metric for row in rows]
-    up = axis(values, recipe.metric, percent if recipe.metric in _SHARES else plain)
+    is_share = recipe.metric in _SHARES
+    up = axis(values, recipe.metric, *((round_percent, 1.0) if is_share else (plain,)))
     chart = Chart(steps_axis(len(rows), "epoch"), up)
     chart.line([best, best], [up.low, up.high], "d")
     chart.line(epochs, values, "a")

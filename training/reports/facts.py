@@ -9,12 +9,13 @@ from typing import Final
 from models.jobs import TaskRecipe
 from models.manifest import Manifest
 from training.reports.html import Html, details, join, paragraph, section, table, tag
+from training.reports.words import percent, size
 
 _SPLITS = {"validation": "Validation", "test": "Test"}
 
 
 def share(value: float) -> str:
-    return f"{value * 100:.2f} %"
+    return percent(value, 2)
 
 
 def small(value: float) -> str:
@@ -83,11 +84,6 @@ def _cards(manifest: Manifest) -> list[tuple[str, str]]:
         ("Model file", size(manifest.files[manifest.model_file].bytes)),
         ("Training time", f"{made.train_seconds:,.0f} s"),
     ]
-
-
-def size(count: int) -> str:
-    """Bytes as a reader likes them."""
-    return f"{count / 1e6:.2f} MB" if count >= 1_000_000 else f"{count / 1e3:.0f} kB"
 
 
 def figures(manifest: Manifest) -> Html:

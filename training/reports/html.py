@@ -108,7 +108,7 @@ _STYLE: Final = """
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
 main{max-width:1120px;margin:0 auto;padding:24px 16px 64px}
 h1{font-size:1.9rem;margin:0 0 4px}h2{font-size:1.3rem;margin:44px 0 8px}h3{font-size:1rem;margin:0 0 6px}
-p{max-width:72ch;margin:8px 0}.soft,figcaption,caption{color:var(--soft)}
+p{max-width:72ch;margin:8px 0}.soft,.row,figcaption,caption{color:var(--soft)}
 code{font:0.88em ui-monospace,monospace}pre{background:var(--panel);padding:10px 12px;white-space:pre-wrap;margin:8px 0}
 dl.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(132px,1fr));gap:12px;margin:20px 0}
 .cards div{background:var(--panel);padding:10px 12px;border-radius:6px}.cards dt{font-size:.85rem;color:var(--soft)}
@@ -130,17 +130,19 @@ svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font:11px sys
 .key.band,.key.bar{height:11px;border:0;background:var(--a);opacity:.3}.key.bar{opacity:.55}
 .scroll{overflow-x:auto;margin:12px 0}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;padding:4px 0 6px;font-size:.88rem}
+caption{text-align:left;position:sticky;left:0;padding:4px 0 6px;font-size:.88rem}
 th,td{padding:4px 10px;border-bottom:1px solid var(--edge);text-align:right;font-weight:400;overflow-wrap:normal}
 thead th{font-weight:600;vertical-align:bottom}th:first-child{text-align:left}
 .words th,.words td{text-align:left;vertical-align:top}.words td{min-width:9ch}
-.matrix th,.matrix td{padding:4px 8px;text-align:center}
+.matrix th,.matrix td{padding:4px 8px;text-align:center}.matrix th:first-child{text-align:left}
+@media (max-width:520px){th,td{padding:4px 6px}table{font-size:.82rem}
+.matrix th,.matrix td{padding:3px 2px;font-size:.72rem}}
 td.right{background:rgba(var(--right),var(--w))}td.wrong{background:rgba(var(--wrong),var(--w))}
 ul.mistakes{list-style:none;margin:16px 0;padding:0;display:grid;gap:16px}
 ul.pictures{grid-template-columns:repeat(auto-fill,minmax(128px,1fr))}
 ul.texts{grid-template-columns:repeat(auto-fit,minmax(min(340px,100%),1fr))}
 .mistakes li{background:var(--panel);padding:10px 12px;border-radius:6px;font-size:.88rem}
 .mistakes img{display:block;width:112px;max-width:100%;aspect-ratio:1;image-rendering:pixelated;margin-bottom:6px}
-.texts p{margin:6px 0 0}
+.row,.whole{white-space:nowrap}.texts p{margin:6px 0 0}
 details{margin:10px 0}summary{cursor:pointer;color:var(--soft)}
 """

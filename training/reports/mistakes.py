@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders
 
 from training.reports.answers import Answers, Array
 from training.reports.html import Html, image, join, paragraph, section, tag
+from training.reports.words import percent
 
 PICTURES, TEXTS = 24, 16
 _LONGEST = 420
@@ -31,17 +32,14 @@ def mistakes(answers: Answers, probabilities: Array, targets: NDArray[np.int64])
     items = []
     for row in rows:
         guess, truth = int(probabilities[row].argmax()), int(targets[row])
-        said = join(
-            [
-                Html("says "), tag("b", labels[guess]), f" ({probabilities[row, guess]:.1%}), ",
-                Html("is "), tag("b", labels[truth]), f" ({probabilities[row, truth]:.1%})",
-            ]
-        )  # fmt: skip
+        given = _verdict("says", labels[guess], probabilities[row, guess], ",")
+        said = join([given, " ", _verdict("is", labels[truth], probabilities[row, truth], "")])
         items.append(tag("li", show(first[row], int(row), labels[truth], labels[guess], said)))
     told = "test row, the answer with its confidence, and the truth with the probability that was left for it"
+    apart = "" if pictures else " The words are as the tokenizer reads them: in small letters, signs apart."
     return section(
         "The worst mistakes",
-        paragraph(f"The {len(items)} wrong answers that were given with the highest confidence: {told}."),
+        paragraph(f"The {len(items)} wrong answers that were given with the highest confidence: {told}.{apart}"),
         tag("ul", join(items), class_=f"mistakes {'pictures' if pictures else 'texts'}"),
     )
 
@@ -53,12 +51,17 @@ def worst(probabilities: Array, targets: NDArray[np.int64], count: int) -> NDArr
     return wrong[order][:count].astype(np.int64)
 
 
+def _verdict(verb: str, label: str, probability: float, end: str) -> Html:
+    words = [f"{verb} ", tag("b", label), f" ({percent(probability)}){end}"]
+    return tag("span", join(words), class_="whole")
+
+
 def _picture(pixels: Array, row: int, truth: str, guess: str, said: Html) -> Html:
     packed = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(packed, "PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(packed.getvalue()).decode()}"
     alt = f"Test picture {row}: a {truth} that was taken for a {guess}"
-    return join([image(source, alt, 112), said, Html("<br>"), tag("span", f"row {row}", class_="soft")])
+    return join([image(source, alt, 112), said, Html("<br>"), tag("span", f"row {row}", class_="row")])
 
 
 class _Texts:
@@ -77,4 +80,4 @@ class _Texts:
         words: str = self._tokenizer.decode([int(each) for each in token_ids if each != self._pad])
         if len(words) > _LONGEST:
             words = f"{words[:_LONGEST].rpartition(' ')[0]} …"
-        return join([said, " ", tag("span", f"row {row}", class_="soft"), tag("p", words)])
+        return join([said, " ", tag("span", f"row {row}", class_="row"), tag("p", words)])

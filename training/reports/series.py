@@ -9,7 +9,8 @@ import numpy as np
 from models.manifest import SeriesSpec
 from training.reports.answers import Answers, Array
 from training.reports.html import Html, details, figure, grid, join, paragraph, section, table
-from training.reports.svg import Axis, Chart, axis, percent, steps_axis
+from training.reports.svg import Axis, Chart, axis, steps_axis
+from training.reports.words import percent, round_percent
 
 WINDOWS = 6
 _PAST = 48
@@ -90,7 +91,7 @@ def _windows(found: Forecasts) -> Html:
         f"{found.spec.target}, {found.unit}",
     )
     pictures = [_window(found, row, up, "") for row in rows] + [_window(found, worst, up, "The worst: ")]
-    level = percent(found.spec.level)
+    level = round_percent(found.spec.level)
     return section(
         "Forecast against truth",
         paragraph(
@@ -131,7 +132,7 @@ def _by_step(found: Forecasts) -> Html:
     repeated = np.abs(found.last - found.truth).astype(np.float64).mean(0)
     held = ((found.lower <= found.truth) & (found.truth <= found.upper)).mean(0)
     rows = [
-        [f"{step}", f"{model[step - 1]:.3f}", f"{repeated[step - 1]:.3f}", f"{held[step - 1] * 100:.1f} %"]
+        [f"{step}", f"{model[step - 1]:.3f}", f"{repeated[step - 1]:.3f}", percent(held[step - 1])]
         for step in range(1, found.spec.horizon + 1)
     ]
     head = [f"{found.step} ahead", "forecast is off by", "last value is off by", "truth inside the band"]
@@ -165,14 +166,15 @@ def _coverage(found: Forecasts, held: Array) -> Html:
     ahead, level = np.arange(1, found.spec.horizon + 1), found.spec.level
     low = min(0.5, float(held.min()))
     chart = Chart(
-        steps_axis(found.spec.horizon, f"{found.step}s ahead"), axis([low, 1.0], "truth inside the band", percent)
+        steps_axis(found.spec.horizon, f"{found.step}s ahead"),
+        axis([low, 1.0], "truth inside the band", round_percent, 1.0),
     )
     chart.line([1, found.spec.horizon], [level, level], "d")
     chart.line(ahead, held, "a")
     alt = (
-        f"The band holds {held.mean():.1%} of the truths over all steps, {held.min():.1%} at the worst step and "
-        f"{held.max():.1%} at the best; {percent(level)} is meant."
+        f"The band holds {percent(held.mean())} of the truths over all steps, {percent(held.min())} at the worst step "
+        f"and {percent(held.max())} at the best; {round_percent(level)} is meant."
     )
     return figure(
-        "Does the band hold?", chart.svg(alt), alt, [("a", "share inside"), ("d", f"meant: {percent(level)}")]
+        "Does the band hold?", chart.svg(alt), alt, [("a", "share inside"), ("d", f"meant: {round_percent(level)}")]
     )

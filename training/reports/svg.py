@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from training.reports.html import Html, tag
 
 WIDTH = 380
+_MARKS = 5
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 22, 22, 38
 
 Numbers = Sequence[float] | NDArray[Any]
@@ -34,21 +35,20 @@ def plain(value: float) -> str:
     return f"{value:g}"
 
 
-def percent(value: float) -> str:
-    """A share as a whole or halved per cent."""
-    return f"{round(value * 100, 4):g} %"
+def axis(values: Numbers, label: str, write: Callable[[float], str] = plain, most: float = math.inf) -> Axis:
+    """An axis that holds all values, with about six round marks (1, 2 or 5 times a power of ten) and ends on them.
 
-
-def axis(values: Numbers, label: str, write: Callable[[float], str] = plain, marks: int = 5) -> Axis:
-    """An axis that holds all values, with round marks (1, 2 or 5 times a power of ten) and ends on them."""
+    It does not reach beyond `most`, which values cannot pass.
+    """
     low, high = float(np.min(values)), float(np.max(values))
     if high - low < 1e-9 * max(1.0, abs(high)):
         low, high = low - 0.05 * (abs(low) or 1.0), high + 0.05 * (abs(high) or 1.0)
-    rough = (high - low) / marks
+    rough = (high - low) / _MARKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     places = [round(number * step, 12) for number in range(first, last + 1)]
+    places = [place for place in places if place <= most]
     return Axis(places[0], places[-1], label, places, write)
 
 
@@ -58,6 +58,8 @@ def steps_axis(count: int, label: str, first: int = 1) -> Axis:
     marks = [first, *(number for number in range(every, first + count) if number % every == 0 and number > first)]
     if len(marks) > 1 and marks[1] - marks[0] < every / 2:
         del marks[1]
+    if count > 1 and first + count - 1 - marks[-1] >= 2 * every / 3:
+        marks.append(first + count - 1)
     spare = 0.5 if count == 1 else 0.0
     return Axis(first - spare, first + count - 1 + spare, label, marks, plain)
 
