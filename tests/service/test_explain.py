@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import gzip
 import json
 from io import BytesIO
 
@@ -17,6 +16,7 @@ from service.explain import series
 from tests.server import EXAMPLES
 from tests.service.explaining import load, probing
 from tests.service.fakes import FakeEngine
+from training.datasets import mnist
 
 SEVEN = (EXAMPLES / "seven.png").read_bytes()
 WEEK = json.loads((EXAMPLES / "week.json").read_text())
@@ -43,8 +43,7 @@ def decoded(picture):
 @pytest.mark.parametrize("model", ["digit-cnn", "digit-mlp"])
 def test_a_picture_is_explained(service, data_dir, model):
     """784 weights 0..1 beside the same answer, and the very pixels of an MNIST picture as a PNG."""
-    with gzip.open(data_dir / "mnist" / "t10k-images-idx3-ubyte.gz") as stream:
-        pixels = np.frombuffer(stream.read(), np.uint8, 784, offset=16).reshape(28, 28)
+    pixels = mnist.read_idx(data_dir / mnist.FOLDER / mnist.TEST_IMAGES.name)[0]
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     plain, told = (

@@ -18,7 +18,7 @@ PIXELS = 28 * 28
 
 def sample(data_dir, seed):
     """Test pictures of a fixed choice."""
-    images = mnist.read(data_dir).test_images
+    images = mnist.read_idx(data_dir / mnist.FOLDER / mnist.TEST_IMAGES.name)
     return images[np.random.default_rng(seed).choice(len(images), IMAGES, replace=False)]
 
 
