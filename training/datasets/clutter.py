@@ -24,8 +24,10 @@ Kind = Callable[[Rng], Plane]
 
 ROWS = 4096
 _SIDE, _BOX, _SHEET = 28, 20, 80
-_STEM = [(0, 0), (0, 1)]
-_PARTS = (
+Way = list[tuple[float, float]]
+_STEM: Way = [(0, 0), (0, 1)]
+_GABLE: list[Way] = [[(0, 1), (0.5, 0), (1, 1)], [(0.2, 0.62), (0.8, 0.62)]]
+_PARTS: tuple[Way, ...] = (
     [(0, 0), (1, 0)],
     [(0, 0.5), (0.9, 0.5)],
     [(1, 0), (1, 1)],
@@ -86,7 +88,7 @@ def _curve(rng: Rng, knots: int) -> NDArray[np.float64]:
 def _scrawl(rng: Rng) -> Plane:
     """One long way to and fro."""
     sheet = _sheet()
-    _line(sheet, _curve(rng, int(rng.integers(12, 28))), int(rng.integers(3, 9)))
+    _line(sheet, _curve(rng, int(rng.integers(10, 28))), int(rng.integers(3, 9)))
     return sheet
 
 
@@ -122,7 +124,7 @@ def _crossing(rng: Rng) -> Plane:
 
 def _polygon(rng: Rng) -> Plane:
     """Corners around a centre, joined in turn or by leaps, as an outline or filled, some with more inside."""
-    sheet, corners = _sheet(), int(rng.integers(3, 10))
+    sheet, corners = _sheet(), int(rng.choice([3, 3, 4, 4, 5, 6, 7, 8, 9]))
     angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners + rng.normal(0, 0.15, corners)
     if corners >= 5 and rng.random() < 0.4:
         angles = angles[np.arange(corners) * 2 % corners]
@@ -147,11 +149,61 @@ def _rings(rng: Rng) -> Plane:
 
 
 def _glyph(rng: Rng) -> Plane:
-    """An upright stem with some of ten arms, legs, bowls and hooks, as letters are built; one in four lies down."""
+    """A stem or a gable with some of ten arms, legs, bowls and hooks, as letters are built; one in four lies down."""
     sheet, pen, wide = _sheet(), _pen(rng), float(rng.uniform(0.5, 1))
-    for part in [_STEM, *(_PARTS[i] for i in rng.choice(len(_PARTS), int(rng.integers(2, 4)), replace=False))]:
+    parts = [_PARTS[i] for i in rng.choice(len(_PARTS), int(rng.integers(2, 4)), replace=False)]
+    for part in _GABLE if rng.random() < 0.15 else [_STEM, *parts]:
         _line(sheet, (np.array(part) + rng.normal(0, 0.02, (len(part), 2))) * [wide, 1], pen)
     return np.ascontiguousarray(np.rot90(sheet, rng.choice(4, p=[0.75, 0.125, 0, 0.125])))
+
+
+def _fork(rng: Rng) -> Plane:
+    """A stroke that splits at its end, forwards or backwards and any way up; or two that meet below, wide apart."""
+    sheet, pen, way = _sheet(), int(rng.integers(3, 11)), rng.uniform(0, 2 * np.pi)
+    if rng.random() < 0.35:
+        tilt, opening = rng.normal(0, 0.3), rng.uniform(0.45, 0.8)
+        tips = np.stack([_towards(-np.pi / 2 + tilt - opening), _towards(-np.pi / 2 + tilt + opening)])
+        tips *= [[rng.uniform(0.35, 1)], [rng.uniform(0.7, 1)]]
+        _line(sheet, np.stack([tips[0], np.zeros(2), tips[1]]) / 2 + [0.5, 0.9], pen)
+        return sheet
+    back = rng.random() < 0.6
+    end, opening = (0.45 if back else 0.05) * _towards(way), rng.uniform(0.4, 1.1) + (0 if back else np.pi)
+    sides = [end - rng.uniform(0.25, 0.5) * _towards(way + side * opening) for side in (-1, 1)]
+    _line(sheet, np.stack([-0.45 * _towards(way), end]) + 0.5, pen)
+    _line(sheet, np.stack([sides[0], end, sides[1]]) + 0.5, pen)
+    return sheet
+
+
+def _towards(angle: float) -> NDArray[np.float64]:
+    return np.array([np.cos(angle), np.sin(angle)])
+
+
+def _figure(rng: Rng) -> Plane:
+    """A ring or two with several strokes from and around it."""
+    sheet, pen = _sheet(), int(rng.integers(3, 9))
+    for _ in range(rng.integers(1, 3)):
+        (x, y), radius = rng.integers(24, 56, 2), int(rng.integers(8, 22))
+        cv2.circle(sheet, (int(x), int(y)), radius, 255, pen, cv2.LINE_AA)
+        for angle in rng.uniform(0, 2 * np.pi) + np.arange(3) * 2.1 + rng.normal(0, 0.4, 3):
+            reach = np.array([radius, radius + rng.uniform(10, 35)])[:, None] * _towards(angle)
+            _line(sheet, (reach + np.array([x - 6, y - 6])) / (_SHEET - 12), pen)
+    if rng.random() < 0.5:
+        _line(sheet, rng.random((2, 2)), pen)
+    return sheet
+
+
+def _blob(rng: Rng) -> Plane:
+    """A closed curve with lobes, as an outline or filled, or a filled oval, now and then with a soft edge."""
+    sheet, angles = _sheet(), np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    filled, lobes = rng.random() < 0.6, int(rng.integers(3, 6))
+    depth = rng.uniform(0, 0.4) if filled else rng.uniform(0.25, 0.45)
+    radius = (1 + depth * np.cos(lobes * angles + rng.uniform(0, 6))) / (1 + depth)
+    points = 0.5 + 0.5 * np.stack([np.cos(angles), np.sin(angles) * rng.uniform(0.4, 1.2)], 1) * radius[:, None]
+    if not filled:
+        _line(sheet, points, int(rng.integers(3, 10)), closed=True)
+        return sheet
+    cv2.fillPoly(sheet, [np.rint(6 + points * (_SHEET - 12)).astype(np.int32)], 255)
+    return cast("Plane", cv2.GaussianBlur(sheet, (0, 0), rng.uniform(0.5, 7)))
 
 
 def _rows(rng: Rng) -> Plane:
@@ -201,17 +253,7 @@ def _lattice(rng: Rng) -> Plane:
 
 
 KINDS: tuple[Kind, ...] = (
-    _scrawl,
-    _tangle,
-    _sign,
-    _glyph,
-    _crossing,
-    _polygon,
-    _rings,
-    _glyph,
-    _rows,
-    _field,
-    _grating,
-    _lattice,
+    *(_scrawl, _tangle, _sign, _crossing, _polygon, _rings, _rows, _field, _grating, _lattice, _blob),
+    *(_glyph, _fork, _figure, _glyph, _polygon, _fork, _scrawl, _glyph),
 )
-"""They take turns; letters have two turns."""
+"""They take turns; what is nearest to digits has several."""

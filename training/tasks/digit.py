@@ -177,7 +177,7 @@ class DigitTask:
         if not isinstance(module, DigitCnn):
             return F.cross_entropy(module(**inputs), targets, label_smoothing=_SMOOTHING)
         digits = rewritten(inputs["pixels"])
-        logits = module(torch.cat([digits, strangers(digits, max(1, round(len(digits) * _STRANGERS)))]))
+        logits: Tensor = module(torch.cat([digits, strangers(digits, max(1, round(len(digits) * _STRANGERS)))]))
         known, unknown = logits[: len(digits)], logits[len(digits) :]
         certain = F.cross_entropy(known, targets, label_smoothing=_SMOOTHING)
         return certain - _DOUBT * unknown.log_softmax(1).mean()
