@@ -114,9 +114,9 @@ class TopicExplanation(Schema):
 
     words: list[WordWeight] = Field(
         description="every run of characters between white space, in order. A weight is how far the log-odds of the "
-        "answered label fall when this word alone is hidden, divided by the largest such fall; 0: they do not fall, "
-        "or the word is beyond the tokens the model reads. In texts of more than 96 words neighbours are hidden "
-        "together first, and words of the groups that matter less share their group's fall equally"
+        "answered label fall when this word alone is left out, divided by the largest such fall; 0: they do not fall, "
+        "or the word is beyond the tokens the model reads. In texts of more than 96 words neighbours are left "
+        "out together first, and words of the groups that matter less share their group's fall equally"
     )
 
 

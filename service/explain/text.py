@@ -1,8 +1,9 @@
-"""Which words of a text the answer rests on: each is hidden in turn, as training hides words (id of the padding).
+"""Which words of a text the answer rests on: each is left out in turn.
 
-A word is a run of characters between white space, with the punctuation and entities it was written with. Short texts
-are read once for each word. In long ones neighbouring words are hidden together first, and the groups that cost the
-answer most are then read word by word.
+The words behind it move up, so that the model reads a shorter text, such as it knows, and no gap. A word is a run of
+characters between white space, with the punctuation and entities it was written with. Short texts are read once for
+each word. In long ones neighbouring words are left out together first, and the groups that cost the answer most are
+then read word by word.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ def _words_of_tokens(starts: list[int], offsets: list[tuple[int, int]]) -> Array
 async def _weights(prober: Prober, token_ids: Array, words: Array, count: int, probabilities: Array) -> Array:
     """Fall of the answer's log-odds by each of `count` words, float64 [count]; `words` [length] in 0..count-1."""
     label = int(probabilities.argmax())
+    pad = prober.manifest.text.pad_id if prober.manifest.text else 0
     height = log_odds(probabilities[np.newaxis], label)[0]
 
     async def falls(groups: list[Array]) -> Array:
         hidden = np.stack([np.isin(words, group) for group in groups])
-        altered = np.where(hidden, prober.manifest.text.pad_id if prober.manifest.text else 0, token_ids)
-        outputs = await prober.run({prober.manifest.inputs[0].name: altered}, len(token_ids))
+        outputs = await prober.run({prober.manifest.inputs[0].name: _without(token_ids, hidden, pad)}, len(token_ids))
         fall: Array = height - log_odds(outputs[0], label)
         return fall
 
@@ -77,3 +78,10 @@ async def _weights(prober: Prober, token_ids: Array, words: Array, count: int, p
     alone = np.concatenate(chosen)
     weights[alone] = await falls(chosen)
     return weights
+
+
+def _without(token_ids: Array, hidden: Array, pad: int) -> Array:
+    """Rows [rows, length] of the tokens [length] that are not hidden [rows, length], padded at their end."""
+    order = hidden.argsort(axis=1, kind="stable")
+    rows: Array = np.take_along_axis(np.where(hidden, pad, token_ids), order, axis=1)
+    return rows
