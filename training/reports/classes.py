@@ -153,8 +153,8 @@ def _reliability(bins: list[Bin]) -> Html:
         "Can its confidence be believed?",
         paragraph(
             "The confidence of an answer is the probability that the network gives to it. Of all answers given with "
-            "90 % confidence, nine in ten should be right. The expected calibration error, the mean distance from that "
-            f"over {BINS} bins, is {percent(error, 2)} on the test split."
+            "90 % confidence, nine in ten should be right. The expected calibration error, the distance from that in "
+            f"{BINS} bins, averaged over all answers, is {percent(error, 2)} on the test split."
         ),
         grid([_diagram(bins, error), _histogram(bins)]),
         details(

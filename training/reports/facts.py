@@ -104,10 +104,14 @@ def figures(manifest: Manifest) -> Html:
         [join([name_of(name), " ", tag("code", name)]), value_of(name, value)]
         for name, value in manifest.calibration.items()
     ]
+    scaled = " Scaled errors are in units of the target's standard deviation over the training rows."
+    if not any(name_of(name).endswith("(scaled)") for name in names):
+        scaled = ""
     parts = [
         paragraph(
             "All figures come from the published ONNX file, not from the network in training. The validation split "
             "chose the weights and set the calibration; the test split was run once, after all that."
+            f"{scaled}"
         ),
         table(
             "Figures by split; the names in small type are those of the manifest.",
@@ -129,7 +133,8 @@ def origin(manifest: Manifest) -> Html:
     """How to make the version again, from what, and what it is made of."""
     made = manifest.provenance
     data = [[each.file, tag("code", each.sha256[:12]), each.licence] for each in made.data]
-    files = [[name, size(entry.bytes), tag("code", entry.sha256[:12])] for name, entry in manifest.files.items()]
+    beside = {name: entry for name, entry in manifest.files.items() if not name.startswith("report/")}
+    files = [[name, size(entry.bytes), tag("code", entry.sha256[:12])] for name, entry in beside.items()]
     return section(
         "How to make it again",
         tag("pre", tag("code", made.command)),

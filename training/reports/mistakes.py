@@ -15,13 +15,13 @@ from training.reports.answers import Answers, Array
 from training.reports.html import Html, image, join, paragraph, section, tag
 from training.reports.words import percent
 
-PICTURES, TEXTS = 24, 16
+PICTURES, TEXTS = 24, 15
 _LONGEST = 420
 _Show = Callable[[Array, int, str, str, Html], Html]
 
 
 def mistakes(answers: Answers, probabilities: Array, targets: NDArray[np.int64]) -> Html:
-    """Up to 24 pictures or 16 texts."""
+    """Up to 24 pictures or 15 texts."""
     pictures = answers.manifest.kind == "image"
     rows = worst(probabilities, targets, PICTURES if pictures else TEXTS)
     if not len(rows):

@@ -93,12 +93,6 @@ class Chart:
         width, height = round(self._x(right) - x, 1), round(self._y(self._up.low) - y, 1)
         self._parts.append(f'<rect class="bar" x="{x}" y="{y}" width="{width}" height="{height}"/>')
 
-    def word(self, x: float, y: float, said: str) -> None:
-        """A word beside a point, on the side where there is room."""
-        on_the_right = self._x(x) < WIDTH * 0.6
-        place = self._x(x) + (6 if on_the_right else -6)
-        self._parts.append(tag("text", said, x=f"{place:g}", y=f"{self._y(y):g}", class_="" if on_the_right else "end"))
-
     def svg(self, alt: str) -> Html:
         """The picture; `alt` says in words what it shows."""
         foot, right = self._height - _BOTTOM, WIDTH - _RIGHT
