@@ -35,7 +35,7 @@ def test_a_diverging_run_fails_with_a_sentence_and_the_live_version_stays(tmp_pa
             assert answer(server) == before
             return (job := server.client.get(url).json())["finished_at"] and job
 
-        job = wait_until(ended, 120, 0.2)
+        job = wait_until(ended, 300, 0.2)  # the trainer is nice to whatever else runs here
         assert (job["status"], job["result"]) == ("failed", None), job
         assert job["error"].startswith("the training diverged in epoch 4")
         assert job["error"].endswith("the loss is no longer a finite number; try a learning rate below 0.01")
