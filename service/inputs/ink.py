@@ -21,6 +21,7 @@ _SMALL = 96
 # Ink must stand out from paper by this many of 255 levels and by this many times the paper's own grain.
 _LEAST_CONTRAST = 6.0
 _LEAST_GRAINS = 6.0
+_COARSE = 19
 
 
 def find(picture: NDArray[np.uint8]) -> Plane | None:
@@ -28,7 +29,8 @@ def find(picture: NDArray[np.uint8]) -> Plane | None:
     if picture.min() == picture.max():
         return None
     plane = _even(_bright_ink(_sheet_only(_one_plane(picture))))
-    grain = _grain(_sample(plane))
+    # So few pixels hold no paper without a stroke's soft edge.
+    grain = _grain(_sample(plane)) if max(plane.shape) > _COARSE else 0.0
     standing_out = plane[plane > max(_LEAST_CONTRAST, _LEAST_GRAINS * grain)]
     if not standing_out.size:
         return None
@@ -55,29 +57,69 @@ def _one_plane(picture: NDArray[np.uint8]) -> Plane:
     detail = (small.astype(np.float32) - _wide_median(small)).reshape(-1, 3)
     weighted = detail * (detail * detail).sum(axis=1, keepdims=True)
     axis = np.linalg.eigh(weighted.T @ detail)[1][:, -1]
-    axis /= np.abs(axis).sum()
+    axis /= np.copysign(np.abs(axis).sum(), axis.sum())
     return cast("Plane", cv2.transform(picture.astype(np.float32), axis[None].astype(np.float32)))
 
 
 def _sheet_only(plane: Plane) -> Plane:
-    """Where a whole sheet lies on a table of another brightness, the table is painted as paper."""
-    small = _to_bytes(_small(plane))
-    light = cast("NDArray[np.uint8]", cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)[1])
-    edge = float(_edge(light).mean()) / 255
-    if 0.1 < edge < 0.9 or min(small.shape) < 24:
+    """Where a sheet lies on a table, or a scanner saw past it, what is not the sheet is painted as its paper."""
+    reduced = _small(plane)
+    small = _to_bytes(reduced)
+    if min(small.shape) < 24:
         return plane
-    contours, _ = cv2.findContours(light if edge < 0.5 else 255 - light, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    light = cv2.threshold(small, 0, 255, cv2.THRESH_OTSU)[1] > 127
+    edge = float(_edge(light).mean())
+    sheet = _sheet(small, light if edge < 0.9 else ~light, 0.15 if abs(edge - 0.5) >= 0.4 else 0.3)
+    if sheet is None or (abs(edge - 0.5) < 0.4 and not _has_table(small, light, sheet)):
+        return plane
+    inner = cv2.erode(sheet, np.ones((5, 5), np.uint8))
+    paper = (inner * (light == (edge < 0.9))).astype(np.float32)
+    # Paper beyond the sheet is as bright as the nearest of the sheet's own.
+    shares = np.dstack([reduced * paper, paper])
+    nearby = cv2.GaussianBlur(shares, (0, 0), 6) + 1e-3 * shares.mean(axis=(0, 1))
+    height, width = plane.shape
+    fill = cv2.resize(nearby[:, :, 0] / nearby[:, :, 1], (width, height), interpolation=cv2.INTER_LINEAR)
+    kept = cv2.resize(inner, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.where(kept > 0, plane, fill)
+
+
+def _sheet(small: NDArray[np.uint8], paper: NDArray[np.bool_], least: float) -> NDArray[np.uint8] | None:
+    """The largest patch of paper [h, w], what is written on it filled in; None if it is no sheet.
+
+    A sheet is four-cornered, covers at least this share and has little on it; a fat 0 is round or has a large hole.
+    """
+    contours, _ = cv2.findContours(paper.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not contours:
+        return None
     outline = max(contours, key=cv2.contourArea)
     _, sides, _ = cv2.minAreaRect(outline)
-    sheet = cv2.drawContours(np.zeros_like(small), [outline], -1, 1, cv2.FILLED)
+    sheet = cast("NDArray[np.uint8]", cv2.drawContours(np.zeros(paper.shape, np.uint8), [outline], -1, 1, cv2.FILLED))
+    if sheet.mean() < least or sheet.sum() < 0.88 * (sides[0] + 1) * (sides[1] + 1):
+        return None
     inner = cv2.erode(sheet, np.ones((5, 5), np.uint8)) > 0
-    marked = float(((light > 127) != (edge < 0.5))[inner].mean()) if inner.any() else 0.0
-    # A sheet is four-cornered, large and has little on it; a fat 0 is round or has a large hole.
-    if sheet.mean() < 0.15 or sheet.sum() < 0.88 * (sides[0] + 1) * (sides[1] + 1) or not 0.002 < marked < 0.35:
-        return plane
-    height, width = plane.shape
-    near = cv2.resize(inner.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.where(near > 0, plane, np.median(plane[near > 0]))
+    if not inner.any():
+        return None
+    marked = float((~paper)[inner].mean())
+    if marked <= 0.002:
+        # Beside a black table, grey ink counts as light.
+        middle = float(np.median(small[inner]))
+        depth = abs(middle - float(small[sheet == 0].mean())) if not sheet.all() else np.inf
+        marked = float((np.abs(small[inner] - middle) > 0.25 * depth).mean())
+    return sheet if 0.002 < marked < 0.35 else None
+
+
+def _has_table(small: NDArray[np.uint8], light: NDArray[np.bool_], sheet: NDArray[np.uint8]) -> bool:
+    """Whether what lies beyond the sheet fills a side of the picture and begins at once, as no shadow does."""
+    table = ~light & (sheet == 0)
+    if max(float(side.mean()) for side in (table[0], table[-1], table[:, 0], table[:, -1])) < 0.85:
+        return False
+    dark = table.view(np.uint8)
+    beside, off, away = (cv2.dilate(dark, np.ones((n, n), np.uint8)) > 0 for n in (5, 9, 13))
+    if not (away & ~off & light).any():
+        return False
+    paper = float(np.median(small[away & ~off & light]))
+    fading = paper - float(np.median(small[beside & light]))
+    return fading < 0.12 * (paper - float(np.median(small[table])))
 
 
 def _bright_ink(plane: Plane) -> Plane:
@@ -90,7 +132,8 @@ def _bright_ink(plane: Plane) -> Plane:
         # Fat strokes may cover most of the picture: paper is then what lies along its edge, if there is enough of it.
         edge = float(_edge(light).mean())
         paper = light if edge > 0.5 else ~light
-        if abs(skew) < 0.8 or (abs(edge - 0.5) > 0.35 and paper.mean() > 0.25):
+        sure = 0.25 if paper[[0, 0, -1, -1], [0, -1, 0, -1]].all() else 0.35
+        if abs(skew) < 0.8 or (abs(edge - 0.5) > sure and paper.mean() > 0.25):
             skew = 0.5 - edge
     return plane if skew > 0 else -plane
 
@@ -101,7 +144,7 @@ def _even(plane: Plane) -> Plane:
     if max(small.shape) < 48:
         return plane - np.float32(np.median(plane[plane <= plane.mean()]))
     paper_class = _clear_paper(small)
-    if paper_class is not None and np.ptp(np.percentile(paper_class, (5, 75))) < 0.05 * np.ptp(small):
+    if paper_class is not None and _one_tone(paper_class, small):
         return plane - np.float32(np.median(paper_class))
     width = round(0.3 * max(small.shape))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
@@ -112,6 +155,15 @@ def _even(plane: Plane) -> Plane:
     rest = cast("Plane", plane - cv2.resize(paper, (across, height), interpolation=cv2.INTER_LINEAR))
     rest -= np.median(_sample(rest))
     return rest
+
+
+def _one_tone(paper: Plane, small: Plane) -> bool:
+    """Whether the paper is evenly lit and the rest, where it is the larger part, is ink and not paper in a shadow."""
+    whole = float(np.ptp(small))
+    if np.ptp(np.percentile(paper, (5, 75))) >= 0.05 * whole:
+        return False
+    rest = small[small > paper.max()]
+    return rest.size < paper.size or bool(np.ptp(np.percentile(rest, (50, 95))) < 0.3 * whole)
 
 
 def _grain(plane: Plane) -> float:

@@ -118,28 +118,34 @@ def uneven_light(height: int, width: int, rng: np.random.Generator, depth: float
     return light[:, :, None]
 
 
-def _size(rng, low, high):
+def log_uniform(rng, low, high):
+    """A size in pixels; doubling is as likely at any size."""
     return round(float(np.exp(rng.uniform(np.log(low), np.log(high)))))
 
 
-def photo(matte: Matte, rng, low=500, high=1600, **options) -> bytes:
+def grain(rng: np.random.Generator, shape: tuple[int, ...], levels: float) -> np.ndarray:
+    """Normal noise of that many grey levels, float32."""
+    return rng.standard_normal(shape, np.float32) * np.float32(levels)
+
+
+def photo(matte: Matte, rng, low=400, high=1200, **options) -> bytes:
     """A phone's photo: uneven light, paper grain, lens blur, sensor noise, JPEG."""
-    height = _size(rng, low, high)
+    height = log_uniform(rng, low, high)
     width = int(height * rng.uniform(0.7, 1.4))
     digit = matte(int(min(height, width) * rng.uniform(0.35, 0.9)))
     paper = rng.uniform(190, 245) - np.array([0, rng.uniform(0, 8), rng.uniform(0, 25)])
     ink = rng.uniform(10, 70, 3) + np.array([0, 0, rng.uniform(0, 60)])
     sheet = on_sheet(digit, height, width, rng, 0.8)
-    grain = cv2.resize(rng.normal(0, 6, (height // 3, width // 3)).astype(np.float32), (width, height))[:, :, None]
-    picture = painted(sheet, ink, paper) * uneven_light(height, width, rng) + grain
+    fibres = cv2.resize(grain(rng, (height // 3, width // 3), 6), (width, height))[:, :, None]
+    picture = painted(sheet, ink, paper) * uneven_light(height, width, rng) + fibres
     picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.6, height / 400 + 0.7))
-    picture += rng.normal(0, rng.uniform(1, 6), (height, width, 1))
+    picture += grain(rng, (height, width, 1), rng.uniform(1, 6))
     return encoded(to_uint8(picture), "JPEG", quality=int(rng.integers(60, 95)), **options)
 
 
 def squared(matte: Matte, rng) -> bytes:
     """Pen on squared paper, a little turned."""
-    height, width = int(rng.integers(300, 900)), int(rng.integers(300, 900))
+    height, width = int(rng.integers(300, 700)), int(rng.integers(300, 700))
     digit = matte(int(min(height, width) * rng.uniform(0.4, 0.8)))
     step, line = rng.uniform(0.05, 0.12) * height, max(1, round(height * rng.uniform(0.002, 0.004)))
     lines = np.zeros((height, width), np.uint8)
@@ -150,25 +156,25 @@ def squared(matte: Matte, rng) -> bytes:
     paper = painted(lines / np.float32(255), [120, 160, 215], [248, 248, 244])
     picture = painted(on_sheet(digit, height, width, rng, 0.7), [25, 35, 120], paper)
     picture = cv2.GaussianBlur(picture * uneven_light(height, width, rng, 0.25), (0, 0), 0.8)
-    return encoded(to_uint8(picture + rng.normal(0, 2, (height, width, 1))), "JPEG", quality=85)
+    return encoded(to_uint8(picture + grain(rng, (height, width, 1), 2)), "JPEG", quality=85)
 
 
 def mouse(matte: Matte, rng) -> bytes:
     """A drawing program: hard black strokes on a big white canvas."""
-    side = _size(rng, 200, 1200)
+    side = log_uniform(rng, 200, 1200)
     sheet = on_sheet(matte(int(side * rng.uniform(0.3, 0.95))), side, side, rng)
     return encoded(np.where(sheet > 0.5, 0, 255).astype(np.uint8))
 
 
 def white_on_black(matte: Matte, rng) -> bytes:
     """Light on black, larger than MNIST."""
-    side = _size(rng, 32, 600)
+    side = log_uniform(rng, 32, 600)
     return encoded(to_uint8(255 * on_sheet(matte(int(side * rng.uniform(0.6, 1))), side, side, rng)))
 
 
 def coloured(matte: Matte, rng) -> bytes:
     """Ink of one colour on paper of another, in any brightness, as PNG, WebP or palette GIF."""
-    side = _size(rng, 60, 700)
+    side = log_uniform(rng, 60, 700)
     while True:
         ink, paper = rng.uniform(0, 255, (2, 3))
         if np.linalg.norm(ink - paper) > 120:
@@ -180,7 +186,7 @@ def coloured(matte: Matte, rng) -> bytes:
 
 def transparent(matte: Matte, rng) -> bytes:
     """Ink of any colour, dark, light or bright, on nothing at all."""
-    side = _size(rng, 40, 700)
+    side = log_uniform(rng, 40, 700)
     sheet = on_sheet(matte(int(side * rng.uniform(0.5, 0.95))), side, side, rng)
     ink = ((0, 0, 0), (255, 255, 255), tuple(rng.integers(0, 256, 3)))[int(rng.integers(3))]
     pixels = np.dstack([np.broadcast_to(np.array(ink, np.uint8), (side, side, 3)), to_uint8(255 * sheet)])
@@ -191,7 +197,7 @@ def transparent(matte: Matte, rng) -> bytes:
 
 def sticker(matte: Matte, rng) -> bytes:
     """A white or dark card with round, see-through corners."""
-    side = _size(rng, 60, 700)
+    side = log_uniform(rng, 60, 700)
     light = rng.random() < 0.5
     sheet = on_sheet(matte(int(side * rng.uniform(0.5, 0.8))), side, side, rng, 0.3)
     picture = to_uint8(painted(sheet, 20 if light else 250, 245 if light else 30) + np.zeros(3))
@@ -212,14 +218,14 @@ def camera_turned(matte: Matte, rng) -> bytes:
 
 def off_centre(matte: Matte, rng) -> bytes:
     """A small digit in a corner of a large sheet."""
-    height, width = _size(rng, 200, 1000), _size(rng, 200, 1000)
+    height, width = log_uniform(rng, 200, 1000), log_uniform(rng, 200, 1000)
     sheet = on_sheet(matte(int(min(height, width) * rng.uniform(0.2, 0.4))), height, width, rng)
     return encoded(to_uint8(255 - 230 * sheet))
 
 
 def framed(matte: Matte, rng) -> bytes:
     """A frame along the edge or a little inside it."""
-    side = _size(rng, 100, 700)
+    side = log_uniform(rng, 100, 700)
     sheet = on_sheet(matte(int(side * rng.uniform(0.5, 0.75))), side, side, rng, 0.3)
     inset, line = int(side * rng.choice([0, 0.02, 0.05])), max(1, int(side * rng.uniform(0.005, 0.02)))
     picture = to_uint8(255 - 240 * sheet)
@@ -230,7 +236,7 @@ def framed(matte: Matte, rng) -> bytes:
 
 def specked(matte: Matte, rng) -> bytes:
     """Specks of dirt around the digit."""
-    side = _size(rng, 100, 700)
+    side = log_uniform(rng, 100, 700)
     sheet = on_sheet(matte(int(side * rng.uniform(0.6, 0.8))), side, side, rng, 0.5)
     for _ in range(int(rng.integers(1, 8))):
         spot = rng.integers(0, side, 2)
@@ -255,18 +261,18 @@ def huge(matte: Matte, rng) -> bytes:
 
 def chalk(matte: Matte, rng) -> bytes:
     """Chalk on an unevenly lit board."""
-    height, width = int(rng.integers(300, 800)), int(rng.integers(300, 800))
+    height, width = int(rng.integers(300, 600)), int(rng.integers(300, 600))
     sheet = on_sheet(matte(int(min(height, width) * rng.uniform(0.4, 0.9))), height, width, rng, 0.8)
-    sheet *= np.clip(cv2.GaussianBlur(rng.normal(0.85, 1.2, sheet.shape).astype(np.float32), (0, 0), 2), 0.3, 1)
+    sheet *= np.clip(cv2.GaussianBlur(0.85 + grain(rng, sheet.shape, 1.2), (0, 0), 2), 0.3, 1)
     picture = painted(sheet, [225, 225, 215], [45, 75, 60]) * uneven_light(height, width, rng)
-    return encoded(to_uint8(picture + rng.normal(0, 5, (height, width, 1))), "JPEG", quality=80)
+    return encoded(to_uint8(picture + grain(rng, (height, width, 1), 5)), "JPEG", quality=80)
 
 
 def pencil(matte: Matte, rng) -> bytes:
     """Faint grey on nearly white."""
-    side = _size(rng, 100, 800)
+    side = log_uniform(rng, 100, 800)
     sheet = on_sheet(matte(int(side * rng.uniform(0.5, 0.9))), side, side, rng)
-    return encoded(to_uint8(235 - rng.uniform(30, 70) * sheet + rng.normal(0, 2, sheet.shape)))
+    return encoded(to_uint8(235 - rng.uniform(30, 70) * sheet + grain(rng, sheet.shape, 2)))
 
 
 KINDS: dict[str, Callable[..., bytes]] = {

@@ -210,6 +210,24 @@ def test_sheet_on_a_table_and_bare_bold_crop_are_read():
     assert alike(decoded(255 - 255 * fat[seen, across]), decoded(255 - 255 * fat)) > 0.97
 
 
+@pytest.mark.parametrize("sides", [(0, 1), (1, 2), (0, 1, 2), (0, 3)])
+@pytest.mark.parametrize("ink", [20, 130])
+def test_dark_beyond_some_sides_of_the_sheet_is_no_ink(sides, ink):
+    """A scan's black edges or a table on some sides only leave the digit as it is, grey ink too."""
+    sheet = np.pad(255 - (255 - ink) * drawn(), 60, constant_values=255)
+    dark = sheet.copy()
+    for side in sides:
+        (dark, dark[::-1], dark.T, dark.T[::-1])[side][:25] = 10
+    assert alike(decoded(dark), decoded(sheet)) > 0.97
+
+
+def test_half_of_the_sheet_in_a_shadow_is_still_the_sheet():
+    """A digit that lies across the edge of a shadow is read whole."""
+    sheet = np.pad(240 - 200 * drawn(8), 60, constant_values=240)
+    shade = 1 - 0.5 / (1 + np.exp(-np.linspace(-10, 10, sheet.shape[1])))
+    assert alike(decoded(sheet * shade), decoded(sheet)) > 0.9
+
+
 @pytest.mark.parametrize("value", [0, 128, 255])
 @pytest.mark.parametrize("shape", [(1, 1), (28, 28), (300, 200), (64, 64, 3)])
 def test_constant_picture_is_blank(value, shape):
