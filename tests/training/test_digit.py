@@ -59,7 +59,7 @@ def test_augmentation_moves_digits_a_little_and_repeats_with_its_seed(splits: Sp
 
 
 def test_rewritten_digits_keep_their_place_and_change_their_pen(splits: Splits) -> None:
-    """A tenth grows fatter, a tenth thinner, a tenth coarser, by torch's seed; the others stay as they are."""
+    """A twentieth grows fatter, as many thinner, as many coarser, by torch's seed; the others stay as they are."""
     pixels = splits.train.inputs["pixels"][:200]
     torch.manual_seed(1)
     once = rewritten(pixels)
@@ -67,12 +67,12 @@ def test_rewritten_digits_keep_their_place_and_change_their_pen(splits: Splits) 
     assert torch.equal(rewritten(pixels), once)
     fat, thin, coarse = (
         once[part].double().mean() / pixels[part].double().mean()
-        for part in (slice(0, 20), slice(20, 40), slice(40, 60))
+        for part in (slice(0, 10), slice(10, 20), slice(20, 30))
     )
     assert fat > 1.2
     assert thin < 0.95
     assert 0.8 < coarse < 1.8
-    rest = once[60:].int() - pixels[60:].int()
+    rest = once[30:].int() - pixels[30:].int()
     assert rest.abs().max() <= 4  # but for full contrast
     assert F.cosine_similarity(once.flatten(1).double(), pixels.flatten(1).double()).mean() > 0.95
     assert torch.equal(rewritten(pixels[:5]), pixels[:5])
