@@ -72,7 +72,7 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, Loss]]] = {
     "lstm": lambda: series(Recurrent("lstm", 2 + CLOCK_FEATURES, 4, layers=2), 4),
     "reader": lambda: topic(TopicRecurrent("lstm", 12, 2, width=6, hidden=4)),
     "series transformer": lambda: series(SeriesTransformer(2 + CLOCK_FEATURES, 48, width=8, layers=1), 16),
-    "transformer": lambda: topic(TopicTransformer(12, 2, 8, width=8)),
+    "transformer": lambda: topic(TopicTransformer(12, 2, 8, width=8, pairs=11)),
 }
 
 

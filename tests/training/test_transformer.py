@@ -12,7 +12,7 @@ from training.nets.transformer import Attention, Encoder, TopicTransformer, mask
 
 def network(vocabulary: int = 50, max_length: int = 32) -> TopicTransformer:
     torch.manual_seed(0)
-    return TopicTransformer(vocabulary, 4, max_length).eval()
+    return TopicTransformer(vocabulary, 4, max_length, pairs=97).eval()
 
 
 def test_padding_at_the_end_changes_nothing() -> None:

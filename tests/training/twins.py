@@ -7,6 +7,7 @@ was calibrated) and raw inputs, and gives the graph's outputs by name, in float6
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import numpy as np
 from torch import Tensor, nn
@@ -117,20 +118,34 @@ def recurrent(module: Recurrent, x: Array, lengths: Whole) -> tuple[Array, Array
 
 
 def topic_transformer(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Outputs:
-    """Word vectors and positions read by the encoder; its masked mean beside that of the vectors."""
+    """The normalised geometric mean of the members' probabilities, on the tables as they are served."""
     ids = inputs["token_ids"].numpy()
+    chances = [eq.softmax(_member(member, ids)) for member in serving.network.members]
+    mean = np.mean([np.log(chance) for chance in chances], axis=0)
+    return {"probabilities": eq.softmax(mean / serving.temperature)}
+
+
+def _member(module: nn.Module, ids: Whole) -> Array:
+    """Word vectors and positions read by the encoder; its masked mean, that of the vectors, and the pairs' weights."""
     real, vectors = ids != 0, eq.embedding(ids, numbers(module.vectors.weight))
     x = eq.dense(vectors, *dense_of(module.entry))
     places = 0.1 * eq.sinusoids(ids.shape[1], x.shape[2])
     read = transformer_encoder(module.encoder, x + places, real)
     both = np.concatenate([eq.masked_mean(read, real), eq.masked_mean(vectors, real)], 1)
-    return {"probabilities": eq.softmax(eq.dense(both, *dense_of(module.head)) / serving.temperature)}
+    return eq.dense(both, *dense_of(module.head)) + np.array([_of_pairs(module, row) for row in ids])
+
+
+def _of_pairs(module: nn.Module, row: Whole) -> Array:
+    table = numbers(module.pairs.weight)
+    pairs = [(one, other) for one, other in pairwise(row) if one and other]
+    total = sum((table[(one * 7919 + other * 104729) % len(table)] for one, other in pairs), np.zeros(table.shape[1]))
+    return total / np.sqrt(max(1, len(pairs)))
 
 
 def topic_recurrent(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Outputs:
     """Word vectors read from both ends, the largest of each output along a row, beside the mean of the vectors."""
     ids = inputs["token_ids"].numpy()
-    vectors = eq.embedding(ids, numbers(module.vectors.weight))
+    vectors = eq.embedding(ids, numbers(serving.network.vectors.weight))
     lengths = np.array([max(np.flatnonzero(row), default=0) + 1 for row in ids])
     outputs, _ = recurrent(module.layer, vectors, lengths)
     largest = np.array([row[:length].max(0) for row, length in zip(outputs, lengths, strict=True)])
