@@ -168,6 +168,7 @@ def _provenance(task: Task, spec: JobSpec, splits: Splits, result: FitResult, mo
         "rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
         "device": runtime.device().type,
         "threads": runtime.threads(),
+        "cpu_seconds": round(result.cpu_seconds, 1),
         SETTING: rules.model_dump(),
     }
     return Provenance(

@@ -24,7 +24,13 @@ def made(network: str = "mlp", seed: int = 0, accuracy: float = 0.99, nll: float
         command=pipeline.command_of(make_spec(task, network, seed=seed)),
         seed=seed,
         data=[],
-        settings={"optimisation": asdict(task.optimisation(network)), "gate": RULES, "device": "cpu", "threads": 1},
+        settings={
+            "optimisation": asdict(task.optimisation(network)),
+            "gate": RULES,
+            "device": "cpu",
+            "threads": 1,
+            "cpu_seconds": 7.0 + seed,
+        },
         weights=1000,
         train_seconds=10.0 + seed,
     )

@@ -54,6 +54,7 @@ class RunRow(Record):
     sha256: str
     epochs_run: int
     train_seconds: float
+    train_cpu_seconds: float | None
     device: str | None
     threads: int | None
     libraries: dict[str, str]
@@ -83,6 +84,7 @@ class ModelRow(Record):
     latency_ms: dict[int, float]
     latency_rows: dict[str, list[int]]
     train_seconds: Spread
+    train_cpu_seconds: Spread | None
     shipped: Shipped | None = None
 
     @property
@@ -162,8 +164,14 @@ def model_row(entry: Entry, runs: Sequence[Run], timings: Mapping[int, float], s
         latency_ms={batch: round(value, 3) for batch, value in timings.items()},
         latency_rows={name: list(values.shape[1:]) for name, values in latency.rows(best.manifest, 1).items()},
         train_seconds=spread([row.train_seconds for row in made]),
+        train_cpu_seconds=_spread_of_all([row.train_cpu_seconds for row in made]),
         shipped=shipped,
     )
+
+
+def _spread_of_all(values: Sequence[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    return spread(known) if len(known) == len(values) else None
 
 
 def task_table(recipe: TaskRecipe, task: str, models: Sequence[ModelRow]) -> TaskTable:
@@ -187,6 +195,7 @@ def _run_row(run: Run) -> RunRow:
         sha256=entry.sha256,
         epochs_run=made.epochs_run,
         train_seconds=made.train_seconds,
+        train_cpu_seconds=made.settings.get("cpu_seconds"),
         device=made.settings.get("device"),
         threads=made.settings.get("threads"),
         libraries=made.libraries,

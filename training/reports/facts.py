@@ -155,11 +155,13 @@ def _run(manifest: Manifest) -> list[list[str]]:
     cases = f"{len(parity.cases)} sizes of batch and length"
     allowed = f" ({parity.tolerance:.0e} is allowed)"
     stopped = ", stopped early" if made.settings.get("stopped_early") else ""
+    cpu_s = made.settings.get("cpu_seconds")
+    cpu = f", {cpu_s:,.1f} s of CPU time" if cpu_s is not None else ""
     return [
         ["seed", str(made.seed)],
         ["rows", ", ".join(f"{count:,} {split}" for split, count in rows.items())],
         ["epochs", f"{made.epochs_run} run, number {made.settings.get('best_epoch')} kept{stopped}"],
-        ["training time", f"{made.train_seconds:,.1f} s on {made.settings.get('device')}"],
+        ["training time", f"{made.train_seconds:,.1f} s on {made.settings.get('device')}{cpu}"],
         ["weights", f"{made.weights:,} in the served network"],
         [
             "parity",
