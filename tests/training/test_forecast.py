@@ -244,7 +244,8 @@ def test_the_interval_follows_the_length_of_the_past(network):
 
 
 @pytest.mark.filterwarnings("ignore:.*axis name.*:UserWarning")
-@pytest.mark.parametrize("name", ["lstm", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_exported_graph_agrees_with_torch(name, tmp_path):
     """Batches 1, 3, 32, lengths from a day to beyond the look-back; a recurrent layer is one node."""
     module = Serving(busy(name), torch.ones(len(PASTS), HORIZON)).eval()

@@ -56,6 +56,7 @@ def test_last_states_are_the_ends_of_the_outputs(kind, bidirectional):
     assert module.features == last.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*axis name.*:UserWarning")
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", KINDS)

@@ -122,7 +122,7 @@ class TopicTask:
             "transformer": _recipe(
                 "transformer",
                 "Three small ones as one: word vectors of 32, an encoder block with 4 heads, weights of word pairs.",
-                epochs=4,
+                epochs=6,
                 learning_rate=0.004,
             ),
             "lstm": _recipe("lstm", _READ.format("an LSTM"), epochs=3, learning_rate=0.004),
