@@ -104,7 +104,7 @@ def test_only_the_convolutional_network_is_shown_strangers(splits: Splits) -> No
     plain = {net: F.cross_entropy(net(pixels), targets, label_smoothing=0.1) for net in (mlp, cnn)}
     assert torch.equal(TASK.loss(mlp, {"pixels": pixels}, targets), plain[mlp])
     assert torch.equal(torch.get_rng_state(), before)
-    assert TASK.loss(cnn, {"pixels": pixels}, targets) > plain[cnn] + 0.5  # ln 10 / 2 at best
+    assert TASK.loss(cnn, {"pixels": pixels}, targets) > plain[cnn] + 0.5  # 0.3 ln 10 at best
 
 
 def test_batches_without_a_generator_are_in_order_and_untouched(splits: Splits) -> None:
