@@ -34,7 +34,7 @@ _MOVED = 0.75
 _SMOOTHING = 0.1
 """Label smoothing of the training loss (C. Szegedy et al., "Rethinking the Inception Architecture", 2016)."""
 _STRANGERS, _DOUBT = 0.125, 0.3
-"""Pictures without a digit for each digit of a batch, and the weight of their loss (0.5 in the paper, no better here)."""
+"""Pictures without a digit for each digit of a batch, and the weight of their loss (in the paper 0.5, no better)."""
 _REWRITTEN = 0.05
 """Share of digits with a thicker pen; as many have a thinner one, and as many come from a coarse scan."""
 
