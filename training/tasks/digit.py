@@ -119,7 +119,7 @@ class DigitTask:
             "cnn": NetworkRecipe(
                 model="digit-cnn",
                 summary="Three 3x3 convolutions and a dense layer, 93,322 weights.",
-                epochs=_range(22, 1, 200),
+                epochs=_range(28, 1, 200),
                 batch_size=_range(128, 8, 1024),
                 learning_rate=_range(0.004, 1e-6, 1.0),
             ),
