@@ -94,6 +94,7 @@ def test_missing_data_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_tokenizer_is_the_same_in_every_process(news: ag_news.AgNews) -> None:
     """Two processes, each with hash seeds of its own, learn the same tokenizer from the same rows."""
     code = (

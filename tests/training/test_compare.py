@@ -108,7 +108,7 @@ def test_the_table_has_every_figure_with_its_spread(tmp_path: Path, at: list[str
         f"| {page.size(size)} | 2e-06 |" in said
     )
     assert "mean ± standard deviation" in said
-    assert "mean seconds of the epochs on 1 CPU thread," in said
+    assert "mean CPU seconds of the epochs on 1 CPU thread," in said
     assert str(tmp_path) not in said + (tmp_path / "output" / "compare.json").read_text()
 
 

@@ -53,7 +53,7 @@ def _plain(rows: list[EpochRow]) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
-@pytest.mark.parametrize("cut", [(2, 4), (3, 10)])
+@pytest.mark.parametrize("cut", [(2, 4), pytest.param((3, 10), marks=pytest.mark.slow)])
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(
     splits: Splits, tmp_path: Path, network: str, cut: tuple[int, int]
 ) -> None:

@@ -265,6 +265,7 @@ def test_a_finished_work_folder_resumes_at_once(trained: tuple[Path, list[str]])
     assert (candidate / DRAFT_FILE).stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_after_training_only_exports_again(candidate: Path, tmp_path: Path) -> None:
     """With the checkpoints there and the candidate torn, the result is the same file."""
     work = tmp_path / "work"

@@ -21,6 +21,8 @@ from training.tasks.topic import MAX_LENGTH, TASK, Serving, TextSplit, _transfor
 
 NETWORKS = ["transformer", "lstm", "gru", "rnn"]
 
+pytestmark = pytest.mark.slow  # every test reads the whole of AG News
+
 
 def data_dir() -> Path:
     place = os.environ.get("DATA_DIR")
@@ -76,7 +78,6 @@ def test_splits_hold_every_row_in_order(news: ag_news.AgNews, splits: Splits) ->
         assert bool((token_ids[:, 0] != 0).all())
 
 
-@pytest.mark.slow
 def test_loading_twice_gives_the_same(splits: Splits) -> None:
     """Neither the seed nor a second run moves a row or a token."""
     again = TASK.load(data_dir(), seed=7)
@@ -151,7 +152,6 @@ def test_length_buckets_waste_little(splits: Splits) -> None:
     assert 1 - real.sum().item() / padded.sum().item() <= 0.15
 
 
-@pytest.mark.slow
 def test_exported_graph_agrees_with_torch(tmp_path: Path, splits: Splits) -> None:
     """One file is right for every batch and length, and a row alone is the row in a mixed batch."""
     module, path = fresh(), tmp_path / "model.onnx"
@@ -211,13 +211,11 @@ def trained(name: str, splits: Splits, rows: int, epochs: int) -> dict[str, floa
     return TASK.metrics(TASK.predict(network, splits.validation), splits.validation)
 
 
-@pytest.mark.slow
 def test_an_epoch_reaches_the_floor(splits: Splits) -> None:
     """One short epoch of plain Adam over the real rows is past the gate's floor."""
     assert trained("transformer", splits, len(splits.train), 1)["accuracy"] >= TASK.floor
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
 def test_a_recurrent_network_learns_from_few_rows(name: str, splits: Splits) -> None:
     """Two epochs over 5,000 real rows are far from guessing, which is right in a quarter of cases."""

@@ -64,6 +64,7 @@ def test_a_job_ends_with_a_version_and_a_whole_story(desk, state):
     assert not (state / "jobs" / job_id).exists()
 
 
+@pytest.mark.slow
 def test_progress_is_told_at_most_twice_a_second(desk, state):
     """A child that reports every tenth of an epoch does not flood the database."""
     plan(state, epoch_s=0.5)
@@ -72,6 +73,7 @@ def test_progress_is_told_at_most_twice_a_second(desk, state):
     assert 2 <= len(desk.events(job_id, "progress")) <= 5
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_is_followed_by_one_that_goes_on(desk, state):
     """SIGKILL in epoch 2: a second process takes over, epoch 1 is not told twice, the log says what happened."""
     plan(state, crash_at=2)
@@ -83,6 +85,7 @@ def test_a_child_that_dies_is_followed_by_one_that_goes_on(desk, state):
     assert sum(message.startswith("process ") for message in told) == 2
 
 
+@pytest.mark.slow
 def test_a_child_that_always_dies_fails_the_job_with_its_last_words(desk, state):
     """Three deaths are enough, and the epochs that were reached stay in the history."""
     plan(state, crash_at=2, crashes=9)
@@ -149,6 +152,7 @@ def test_a_cancellation_during_publication_comes_too_late(desk, state):
     assert Store(state / "models").live("digit-large") == 1
 
 
+@pytest.mark.slow
 def test_the_child_gives_way_to_others(desk, state):
     """It runs at nice 10, apart from the worker's process group, and a second one cannot enter its folder."""
     plan(state, epoch_s=2)
@@ -208,6 +212,7 @@ def test_a_second_worker_of_the_same_name_waits_for_the_first(own, tmp_path):
     assert desk.epochs(job_id) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_job_has_a_time_limit(own, tmp_path):
     """A job that would take minutes is failed by the clock and its child ended."""
     plan(tmp_path, epoch_s=60)
