@@ -234,12 +234,16 @@ class _Fit:
         return total / len(self.validation)
 
     def _judge(self, row: EpochRow) -> None:
-        """Keep the best weights (a tie goes to the lower loss), and stop when they have been the best for long."""
+        """Keep the best weights (a tie goes to the lower loss), and stop when they have been the best for long.
+
+        With a tolerance the latest of the epochs within it of the best one counts as the best.
+        """
         sign = 1.0 if self.task.recipe.metric_higher_is_better else -1.0
         state, key = self.state, (sign * row.val_metric, -row.val_loss)
         state.history.append(row)
-        if key > state.best_key:
-            state.best_key, state.best_epoch = key, row.epoch
+        tolerance = self.options.tolerance
+        if key > state.best_key or (tolerance and key[0] >= state.best_key[0] - tolerance):
+            state.best_key, state.best_epoch = max(key, state.best_key), row.epoch
             state.best = {name: value.detach().cpu().clone() for name, value in self.judged.state_dict().items()}
         state.stopped = row.epoch - state.best_epoch >= self.options.patience and row.epoch < self.settings.epochs
 

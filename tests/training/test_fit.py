@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.training.small import SmallDigit
 from training import checkpoint, runtime
 from training.checkpoint import CheckpointMismatchError
 from training.fit import FitDivergedError, FitResult, FitSettings, fit, moving_average, rate_factor
-from training.tasks.base import Inputs, Splits
+from training.tasks.base import Inputs, Optimisation, Splits
 
 SETTINGS = FitSettings(epochs=3, batch_size=64, learning_rate=0.003, seed=5)
 
@@ -129,6 +130,24 @@ def test_a_run_that_no_longer_improves_stops_early_and_stays_stopped(splits: Spl
     again = _Notes()
     assert fit(Impatient(), "mlp", splits, FitSettings(6, 64, 1e-6, 0), again, path, resume=True).stopped_early
     assert (len(again.rows), again.progress, again.stopped) == (2, [], True)
+
+
+@pytest.mark.parametrize(("tolerance", "kept"), [(0.0, 2), (0.02, 4), (0.2, 5)])
+def test_a_later_epoch_within_the_tolerance_is_kept(
+    splits: Splits, tmp_path: Path, tolerance: float, kept: int
+) -> None:
+    """The latest epoch within the tolerance of the best one counts, and small steps down do not add up."""
+    told = iter([0.80, 0.90, 0.885, 0.882, 0.87])
+
+    class Told(SmallDigit):
+        def optimisation(self, network: str) -> Optimisation:
+            return replace(super().optimisation(network), tolerance=tolerance)
+
+        def metrics(self, raw: Tensor, split: object) -> dict[str, float]:
+            return {"accuracy": next(told), "loss": 1.0}
+
+    result = fit(Told(), "mlp", splits, FitSettings(5, 64, 0.003, 0), _Notes(), tmp_path / "a.pt")
+    assert (result.best_epoch, result.stopped_early) == (kept, False)
 
 
 def test_a_diverging_run_is_an_error_that_names_the_remedy(splits: Splits, tmp_path: Path) -> None:

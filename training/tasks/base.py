@@ -66,6 +66,9 @@ class Optimisation:
     average_decay: float = 0.0
     """Decay a step of the exponential moving average of weights; 0 switches it off."""
     clip_norm: float = 0.0
+    tolerance: float = 0.0
+    """A later epoch is kept if its validation metric is within this much of the best one: about a standard error, as
+    in the rule of L. Breiman et al. (1984). Rate and average settle until the end, and a small split cannot tell."""
     patience: int = 5
     """Epochs without a better validation metric before the run stops early."""
 

@@ -150,7 +150,7 @@ class DigitTask:
 
     def optimisation(self, network: str) -> Optimisation:  # noqa: ARG002 (the same for both)
         """AdamW, one cycle, averaged weights."""
-        return Optimisation(weight_decay=0.01, average_decay=0.998, patience=10)
+        return Optimisation(weight_decay=0.01, average_decay=0.998, tolerance=0.0007, patience=10)
 
     def build(self, network: str, splits: Splits) -> nn.Module:
         """A fresh network."""

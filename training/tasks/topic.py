@@ -146,7 +146,9 @@ class TopicTask:
 
     def optimisation(self, network: str) -> Optimisation:  # noqa: ARG002 (the same for all)
         """AdamW, one cycle, averaged weights."""
-        return Optimisation(weight_decay=0.2, second_decay=0.98, average_decay=0.995, clip_norm=1.0, patience=3)
+        return Optimisation(
+            weight_decay=0.2, second_decay=0.98, average_decay=0.995, clip_norm=1.0, tolerance=0.0075, patience=3
+        )
 
     def build(self, network: str, splits: Splits) -> nn.Module:
         """A fresh network."""
