@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from service.answers import forecast, topic
 from service.batch import Answer, Part
-from service.engine import Tensors
+from service.engine import Engine, Tensors
 from service.errors import Location
 from service.explain import series as series_reasons
 from service.explain import text as text_reasons
@@ -54,21 +54,31 @@ class Sequences(Endpoint):
         self, items: Sequence[Any], places: Sequence[Location], gone: Gone
     ) -> tuple[list[dict[str, Any]], list[Answer]]:
         """Decode every item before any is queued; rows of one model are admitted together, with one version."""
-        rows = [await self._row(item, loc) for item, loc in zip(items, places, strict=True)]
-        explained = [index for index, row in enumerate(rows) if row.explain]
-        if not explained:
-            answers = await self._answers(rows, gone)
-            return [_prediction(row, answer) for row, answer in zip(rows, answers, strict=True)], answers
-        check_explained(len(explained), (*places[explained[-1]], "explain"))
         with ExitStack() as held:
-            for engine, slot in {rows[index].loaded.engine: rows[index].slot for index in explained}.items():
-                held.enter_context(slot.batcher.hold(engine))
+            rows = await self._rows(items, places, held)
+            explained = [index for index, row in enumerate(rows) if row.explain]
+            if explained:
+                check_explained(len(explained), (*places[explained[-1]], "explain"))
             probers = {index: self.prober(rows[index].slot, rows[index].loaded, gone) for index in explained}
             answers = await self._answers(rows, gone)
             predictions = [_prediction(row, answer) for row, answer in zip(rows, answers, strict=True)]
             for index, prober in probers.items():
                 predictions[index]["explanation"] = await self._explain(rows[index], answers[index], prober)
         return predictions, answers
+
+    async def _rows(self, items: Sequence[Any], places: Sequence[Location], held: ExitStack) -> list[_Row]:
+        """Every item decoded. The engines stay open in `held`: to find the version of a later item can take so long
+        that that of an earlier one is swapped out."""
+        rows: list[_Row] = []
+        engines: set[Engine] = set()
+        for item, loc in zip(items, places, strict=True):
+            row = await self._row(item, loc)
+            engine = row.loaded.engine
+            if engine not in engines and (row.explain or len(items) > 1):
+                held.enter_context(row.slot.batcher.hold(engine))
+                engines.add(engine)
+            rows.append(row)
+        return rows
 
     async def _explain(self, row: _Row, answer: Answer, prober: Prober) -> dict[str, Any]:
         manifest, encoder = row.loaded.manifest, row.loaded.encoder
