@@ -14,7 +14,7 @@ from training.datasets import mnist
 from training.nets.cnn import DigitCnn, fold
 from training.nets.mlp import DigitMlp
 from training.tasks.base import Splits
-from training.tasks.digit import TASK, Serving, augment, rewritten, strangers
+from training.tasks.digit import TASK, Serving, augment, strangers
 
 
 @pytest.fixture(scope="module", name="splits")
@@ -58,26 +58,6 @@ def test_augmentation_moves_digits_a_little_and_repeats_with_its_seed(splits: Sp
     assert F.cosine_similarity(once.flatten(1).double(), pixels.flatten(1).double()).mean() > 0.4
 
 
-def test_rewritten_digits_keep_their_place_and_change_their_pen(splits: Splits) -> None:
-    """A twentieth grows fatter, as many thinner, as many coarser, by torch's seed; the others stay as they are."""
-    pixels = splits.train.inputs["pixels"][:200]
-    torch.manual_seed(1)
-    once = rewritten(pixels)
-    torch.manual_seed(1)
-    assert torch.equal(rewritten(pixels), once)
-    fat, thin, coarse = (
-        once[part].double().mean() / pixels[part].double().mean()
-        for part in (slice(0, 10), slice(10, 20), slice(20, 30))
-    )
-    assert fat > 1.2
-    assert thin < 0.95
-    assert 0.8 < coarse < 1.8
-    rest = once[30:].int() - pixels[30:].int()
-    assert rest.abs().max() <= 4  # but for full contrast
-    assert F.cosine_similarity(once.flatten(1).double(), pixels.flatten(1).double()).mean() > 0.95
-    assert torch.equal(rewritten(pixels[:5]), pixels[:5])
-
-
 def test_strangers_are_drawn_and_paired_by_torchs_seed(splits: Splits) -> None:
     """Seven in eight come from the bank, the others are two digits in a row: wide, flat, with a gap for each."""
     digits = splits.train.inputs["pixels"][:128]
@@ -104,7 +84,7 @@ def test_only_the_convolutional_network_is_shown_strangers(splits: Splits) -> No
     plain = {net: F.cross_entropy(net(pixels), targets, label_smoothing=0.1) for net in (mlp, cnn)}
     assert torch.equal(TASK.loss(mlp, {"pixels": pixels}, targets), plain[mlp])
     assert torch.equal(torch.get_rng_state(), before)
-    assert TASK.loss(cnn, {"pixels": pixels}, targets) > plain[cnn] + 0.5  # 0.3 ln 10 at best
+    assert TASK.loss(cnn, {"pixels": pixels}, targets) > plain[cnn] + 0.4  # 0.2 ln 10 at best
 
 
 def test_batches_without_a_generator_are_in_order_and_untouched(splits: Splits) -> None:
