@@ -12,10 +12,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service import schemas
+from service import errors, schemas
 from service.inputs import image
 from service.inputs.fields import MAX_EXPLAINED
 from service.settings import Settings
+from service.wire import problem
 
 EXAMPLES = Path(__file__).parent / "examples"
 _REF = "#/components/schemas/{model}"
@@ -30,6 +31,21 @@ _MEANING = {
     503: "Not ready, or the device is lost",
     504: "The deadline passed",
 }
+_SHOWN: tuple[errors.ServiceError, ...] = (
+    errors.UnreadableBody("The body is not valid JSON: unexpected end of data.", code="unreadable_json"),
+    errors.NotFound("digit-cnn has no version 9; it has 1, 2", code="version_not_found"),
+    errors.Conflict("digit-cnn version 2 is live.", code="version_live"),
+    errors.BodyTooLarge("The body is larger than the limit of 10485760 bytes; send a smaller picture or fewer items."),
+    errors.UnsupportedMediaType("Content-Type 'text/plain' is not taken here; send one of: application/json."),
+    errors.InvalidInput(
+        "A version is a whole number from 1.",
+        errors=[(("query", "version"), "A version is a whole number from 1.")],
+    ),
+    errors.Busy("digit-cnn has 2048 rows waiting, the limit is 2048; try again"),
+    errors.Unavailable("The service is shutting down; send the request to another replica."),
+    errors.DeadlinePassed("The deadline passed while the request waited for the device."),
+)
+_PROBLEMS = {error.status: json.loads(problem(error, "5f8d1c02a94be673")[0]) for error in _SHOWN}
 _PREDICT_ERRORS = (400, 404, 413, 415, 422, 429, 503, 504)
 _HEADERS = {
     "X-Model-Version": "version that answered",
@@ -59,8 +75,14 @@ def install(app: FastAPI, settings: Settings) -> None:
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a FastAPI route for these error statuses."""
-    content = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
-    return {status: {"description": _MEANING[status], "content": content} for status in statuses}
+    schema = {"$ref": _REF.format(model="Problem")}
+    return {
+        status: {
+            "description": _MEANING[status],
+            "content": {"application/problem+json": {"schema": schema, "example": _PROBLEMS[status]}},
+        }
+        for status in statuses
+    }
 
 
 def _description(settings: Settings) -> str:
@@ -89,23 +111,28 @@ def _predict_paths() -> dict[str, Any]:
     pixels = image.from_bytes(png).tolist()
     text = json.loads((EXAMPLES / "headline.json").read_text("utf-8"))
     week = json.loads((EXAMPLES / "week.json").read_text("utf-8"))
+    day = {**week, "values": week["values"][:24], "explain": True}
+    told = json.loads((EXAMPLES / "answers.json").read_text("utf-8"))
     pictures = {kind: _binary() for kind in sorted(image.IMAGE_TYPES)}
     digit_json = _json(["ImageJson", "PixelsJson"], {"base64": {"image": encoded}, "pixels": {"pixels": pixels}})
     batch_json = _json(
         ["ImagesJson", "PixelBatchJson"], {"base64": {"images": [encoded] * 2}, "pixels": {"pixels": [pixels]}}
     )
     sequence_json = _json(
-        ["TextInput", "SeriesInput"], {"text": text, "explained": {**text, "explain": True}, "series": week}
+        ["TextInput", "SeriesInput"],
+        {"text": text, "text_explained": {**text, "explain": True}, "series": week, "series_explained": day},
     )
-    mixed = _json(["SequenceInputs"], {"mixed": {"inputs": [text, week]}})
+    mixed = _json(["SequenceInputs"], {"mixed": {"inputs": [{**text, "explain": True}, week]}})
+    sequences = ("text", "text_explained", "series", "series_explained")
+    row = {key: value for key, value in told["digit"].items() if key != "model"}
     return {
         "/predict/digit": _operation(
             "Recognise one digit",
             "Any picture: any size, mode, orientation and polarity. A 28x28 MNIST picture reaches the model byte for "
-            "byte; everything else is centred and scaled the way MNIST was made. `explain=true` adds the weight of "
-            "every pixel.",
+            "byte; everything else is centred and scaled the way MNIST was made. `explain=true` in the query adds the "
+            "weight of every pixel.",
             {"application/json": digit_json, **pictures, "multipart/form-data": _form(many=False)},
-            "DigitPrediction",
+            _json(["DigitPrediction"], {"plain": told["digit"], "explained": told["digit_explained"]}),
             _MODEL_QUERY,
         ),
         "/predict/digit/batch": _operation(
@@ -113,21 +140,21 @@ def _predict_paths() -> dict[str, Any]:
             "Answers come in the order of the pictures; one bad picture fails the request and is named. At most "
             f"{MAX_EXPLAINED} pictures with `explain=true`.",
             {"application/json": batch_json, "multipart/form-data": _form(many=True)},
-            "DigitPredictions",
+            _json(["DigitPredictions"], {"two": {"predictions": [row, row], "model": told["digit"]["model"]}}),
             _MODEL_QUERY,
         ),
         "/predict/sequence": _operation(
             "Classify a text, or forecast a series",
-            "`text` goes to the topic model; `values` with `start` goes to the forecast model. `explain: true` adds "
-            "the weight of every word, or of every step and column.",
+            "`text` goes to the topic model; `values` with `start` goes to the forecast model. `explain: true` "
+            "in the body adds the weight of every word, or of every step and column.",
             {"application/json": sequence_json},
-            ["TopicPrediction", "ForecastPrediction"],
+            _json(["TopicPrediction", "ForecastPrediction"], {name: told[name] for name in sequences}),
         ),
         "/predict/sequence/batch": _operation(
             "Many texts and series",
             f"Kinds may be mixed; answers come in order. At most {MAX_EXPLAINED} items may say `explain: true`.",
             {"application/json": mixed},
-            "SequencePredictions",
+            _json(["SequencePredictions"], {"mixed": {"predictions": [told["text_explained"], told["series"]]}}),
         ),
     }
 
@@ -162,14 +189,14 @@ def _operation(
     summary: str,
     description: str,
     content: dict[str, Any],
-    answers: str | list[str],
+    answers: dict[str, Any],
     parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}
     done = {
         "description": "The prediction",
         "headers": headers,
-        "content": {"application/json": {"schema": _ref(answers)}},
+        "content": {"application/json": answers},
     }
     failures = {str(status): response for status, response in problem_responses(*_PREDICT_ERRORS).items()}
     operation: dict[str, Any] = {
@@ -185,10 +212,9 @@ def _operation(
     return {"post": operation}
 
 
-def _ref(names: str | list[str]) -> dict[str, Any]:
-    if isinstance(names, str):
-        return {"$ref": _REF.format(model=names)}
-    return _ref(names[0]) if len(names) == 1 else {"anyOf": [_ref(name) for name in names]}
+def _ref(names: list[str]) -> dict[str, Any]:
+    found = [{"$ref": _REF.format(model=name)} for name in names]
+    return found[0] if len(found) == 1 else {"anyOf": found}
 
 
 def _json(names: list[str], examples: dict[str, Any]) -> dict[str, Any]:

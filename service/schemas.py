@@ -26,7 +26,8 @@ class DigitExplanation(Schema):
         description="28 rows of 28 weights 0..1. Ink is erased window by window (4x4), always the window whose loss "
         "costs the answer's log-odds most for its ink, until the answer is lost. The first erased pixels weigh 1, the "
         "last ones 0.5: together their loss changes the answer. Weights below 0.5: how much the answer's log-odds "
-        "still hang on that ink then. 0: no ink, or its loss changes nothing"
+        "still hang on that ink then. 0: no ink, or its loss changes nothing; all are 0 where the loss of no ink makes "
+        "the answer less sure"
     )
     input: str = Field(description="base64 of a 28x28 grey PNG: the pixels the model saw, 255 is ink")
 
@@ -115,8 +116,9 @@ class TopicExplanation(Schema):
     words: list[WordWeight] = Field(
         description="every run of characters between white space, in order. A weight is how far the log-odds of the "
         "answered label fall when this word alone is left out, divided by the largest such fall; 0: they do not fall, "
-        "or the word is beyond the tokens the model reads. In texts of more than 96 words neighbours are left "
-        "out together first, and words of the groups that matter less share their group's fall equally"
+        "or the word is beyond the tokens the model reads; all are 0 where no word's loss lowers them. In texts of "
+        "more than 96 words neighbours are left out together first, and words of the groups that matter less share "
+        "their group's fall equally"
     )
 
 
@@ -139,7 +141,7 @@ class ForecastExplanation(Schema):
         "moves on average over the horizon when readings around this one are replaced by their column's mean over the "
         "steps the model reads, for each replaced reading, divided by the largest such movement. Spans of readings "
         "are replaced together, single ones at the end of the series and longer ones the older they are. Steps before "
-        "the model's look-back have 0"
+        "the model's look-back have 0; all are 0 where nothing moves `mean`, as in a constant series"
     )
 
 

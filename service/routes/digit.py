@@ -34,6 +34,8 @@ from service.wire import header, media_type, parse_json
 _MISSPELT = frozenset({"image/jpg", "image/tif", "image/x-png", "image/x-ms-bmp"})
 """Not registered, but many clients send them; the bytes tell what a picture is anyway."""
 
+_OPTIONS = ("explain", "model", "version")
+
 _DECODE_ON_LOOP_BYTES = 2_048
 """Larger files are decoded on a thread; an MNIST picture of 300 bytes takes less time than the hop."""
 
@@ -78,7 +80,7 @@ class Digit(Endpoint):
                 )
             return await self._decode(image.from_bytes, found[0])
         if is_json(kind):
-            content = json_object(parse_json(body), ("body",))
+            content = _input_alone(parse_json(body))
             if one_of(content, ("image", "pixels"), (), ("body",)) == "pixels":
                 return image.from_pixels(content["pixels"])
             return await self._decode(image.from_base64, text_of(content["image"], ("body", "image")))
@@ -112,7 +114,7 @@ class DigitBatch(Digit):
             check_count(len(found), ("body", "file"), most)
             return await self.off_loop(self._each, image.from_bytes, found, ("body", "file"))
         if is_json(kind):
-            content = json_object(parse_json(body), ("body",))
+            content = _input_alone(parse_json(body))
             key = one_of(content, ("images", "pixels"), (), ("body",))
             items = items_of(content[key], ("body", key), most)
             if key == "pixels":
@@ -130,3 +132,12 @@ class DigitBatch(Digit):
             except (InvalidInput, UnreadableBody) as error:
                 raise invalid(f"Picture {index}: {error.detail}", (*loc, index), error.code) from None
         return np.stack(decoded)
+
+
+def _input_alone(body: Any) -> dict[str, Any]:
+    """The JSON object of a body; InvalidInput tells one who gave an option here where it goes."""
+    content = json_object(body, ("body",))
+    for option in _OPTIONS:
+        if option in content:
+            raise invalid(f"{option!r} goes into the query here, as in /predict/digit?{option}=…", ("body", option))
+    return content

@@ -79,11 +79,15 @@ async def delete_version(name: str, version: int, registry: TheRegistry) -> Resp
     return Response(status_code=204)
 
 
+@router.head("/{name}/versions/{version}/report", include_in_schema=False)
 @router.get(
     "/{name}/versions/{version}/report",
     summary="Report of a version",
     response_class=FileResponse,
-    responses={200: {"content": {"text/html": {}}}, **problem_responses(404, 422)},
+    responses={
+        200: {"description": "The page", "content": {"text/html": {"schema": {"type": "string"}}}},
+        **problem_responses(404, 422),
+    },
 )
 async def report(name: str, version: int, registry: TheRegistry) -> FileResponse:
     """The version's report with pictures, as one HTML page."""

@@ -34,6 +34,16 @@ def test_the_report_is_served_as_it_was_published(client):
     assert answer.content == PAGE.encode()
 
 
+def test_a_report_can_be_asked_for_without_its_body(client):
+    """HEAD has the headers of GET and no body, or the status of what is missing."""
+    path = "/models/digit-cnn/versions/{}/report"
+    told, shown = client.head(path.format(1)), client.get(path.format(1))
+    assert (told.status_code, told.content) == (200, b"")
+    same = ("content-length", "content-type", "etag", "content-security-policy")
+    assert [told.headers[name] for name in same] == [shown.headers[name] for name in same]
+    assert client.head(path.format(2)).status_code == 404
+
+
 def test_a_browser_that_shows_a_report_runs_nothing_and_asks_no_other_host(client):
     """The page's policy allows inline styles and pictures inside the page, nothing else."""
     policy = client.get("/models/digit-cnn/versions/1/report").headers["content-security-policy"]
