@@ -21,7 +21,7 @@ _SMALL = 96
 # Ink must stand out from paper by this many of 255 levels and by this many times the paper's own grain.
 _LEAST_CONTRAST = 6.0
 _LEAST_GRAINS = 6.0
-_COARSE = 19
+_COARSE, _FINE = 19, 48
 
 
 def find(picture: NDArray[np.uint8]) -> Plane | None:
@@ -31,6 +31,10 @@ def find(picture: NDArray[np.uint8]) -> Plane | None:
     plane = _even(_bright_ink(_sheet_only(_one_plane(picture))))
     # So few pixels hold no paper without a stroke's soft edge.
     grain = _grain(_sample(plane)) if max(plane.shape) > _COARSE else 0.0
+    if max(plane.shape) < _FINE:
+        # Enlarged before the threshold, strokes get smooth edges and not the outlines of single pixels.
+        scale = -(-_FINE // max(plane.shape))
+        plane = cv2.resize(plane, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     standing_out = plane[plane > max(_LEAST_CONTRAST, _LEAST_GRAINS * grain)]
     if not standing_out.size:
         return None
@@ -141,7 +145,7 @@ def _bright_ink(plane: Plane) -> Plane:
 def _even(plane: Plane) -> Plane:
     """Subtract the paper: a morphological opening wider than any stroke, smoothed, follows shade and vignetting."""
     small = _small(plane)
-    if max(small.shape) < 48:
+    if max(small.shape) < 48 or _bare(small):
         return plane - np.float32(np.median(plane[plane <= plane.mean()]))
     paper_class = _clear_paper(small)
     if paper_class is not None and _one_tone(paper_class, small):
@@ -157,6 +161,14 @@ def _even(plane: Plane) -> Plane:
     return rest
 
 
+def _bare(small: Plane) -> bool:
+    """Whether the paper is of one level in every quarter, as in a digit that was cut out and enlarged softly."""
+    lowest = small <= small.min() + 0.02 * np.ptp(small)
+    top, left = small.shape[0] // 2, small.shape[1] // 2
+    quarters = (part for half in (lowest[:top], lowest[top:]) for part in (half[:, :left], half[:, left:]))
+    return all(int(part.sum()) > 0.03 * part.size for part in quarters)
+
+
 def _one_tone(paper: Plane, small: Plane) -> bool:
     """Whether the paper is evenly lit and the rest, where it is the larger part, is ink and not paper in a shadow."""
     whole = float(np.ptp(small))
@@ -169,9 +181,11 @@ def _one_tone(paper: Plane, small: Plane) -> bool:
 def _grain(plane: Plane) -> float:
     """The paper's own unevenness, one standard deviation in levels."""
     paper = _clear_paper(plane)
-    if paper is None:
-        paper = plane
-    return 1.48 * float(np.median(np.abs(paper - np.median(paper))))
+    if paper is not None:
+        return 1.48 * float(np.median(np.abs(paper - np.median(paper))))
+    # In a tight crop soft strokes cover most; what is darkest then shows the paper. 0.97 is a bell curve's share.
+    low, quarter = np.percentile(plane, (5, 25))
+    return min(1.48 * float(np.median(np.abs(plane - np.median(plane)))), float(quarter - low) / 0.97)
 
 
 def _clear_paper(plane: Plane) -> Plane | None:
