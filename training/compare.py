@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser, state: Path) -> None:
         "--load",
         action="store_true",
         default=None,
-        help="a run that is not in WORK is the live version of the store, or the shipped one, where that has its seed "
-        "(the default for one seed, for which any live version will do)",
+        help="a run that is not in WORK is the live version of the store, or the shipped one, where that has its seed, "
+        "and is trained where there is none (the default for one seed, for which any live version will do)",
     )
     source.add_argument(
         "--train",

@@ -14,7 +14,7 @@ from models.manifest import Parity
 from models.store import Store
 from tests.training.kept import keep, made, publish
 from training.__main__ import main
-from training.comparison import latency, page
+from training.comparison import latency, page, pictures
 from training.comparison.results import Comparison, Spread, best_of, cpu_name, spread
 from training.comparison.runs import ZOO, Entry, Plan, Run, live
 from training.comparison.shipping import ship
@@ -128,6 +128,29 @@ def test_the_same_runs_give_the_same_files(tmp_path: Path, at: list[str]) -> Non
         with Image.open(file) as picture:
             assert picture.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
         assert f"({name})" in (tmp_path / "output" / "compare.md").read_text()
+
+
+def test_names_of_networks_alike_do_not_hide_one_another() -> None:
+    """Near circles, and one in each corner: every name is read, inside the panel, off the other circles."""
+    wide, tall = pictures.PANEL
+    circles = [
+        (100.0, 60.0, 7.0),
+        (108.0, 66.0, 10.0),
+        (112.0, 52.0, 11.0),
+        (12.0, tall - 12, 8.0),
+        (wide - 9, 9.0, 8.0),
+    ]
+    names = ["rnn (18k)", "gru (34k)", "lstm (43k)", "transformer (28k)", "cnn (93k)"]
+    boxes = [(x - r, y - r, x + r, y + r) for x, y, r in circles]
+    for (x, y, _), name, (across, up) in zip(circles, names, pictures.places(circles, names), strict=True):
+        half = 2.5 * len(name)
+        box = (x + across - half, y + up - 6, x + across + half, y + up + 6)
+        assert min(box) >= 0, name
+        assert box[2] <= wide, name
+        assert box[3] <= tall, name
+        for other in boxes:
+            assert box[2] <= other[0] or other[2] <= box[0] or box[3] <= other[1] or other[3] <= box[1], name
+        boxes.append(box)
 
 
 def test_the_shipped_models_are_compared_without_training(tmp_path: Path, at: list[str]) -> None:

@@ -112,6 +112,8 @@ def _legend(found: Comparison) -> Iterator[str]:
         "The *best seed* is the one with the best validation figure, never the best test figure; the *bar* is what "
         "its test figure is meant to reach. Latency, file and calibration are those of that seed."
     )
+    if any(table.metric == "mse" for table in found.tasks):
+        yield "*mse*: mean squared error over all hours ahead, in units of the target's variance in the training rows."
     yield "*ONNX parity* is the largest difference between an output of torch and of ONNX Runtime, over all seeds."
     yield (
         f"*Batch of 1* and *of 32*: median CPU time of {found.latency_repeats} runs of ONNX Runtime "

@@ -22,6 +22,13 @@ _WORDS = {
 # Colours that colour-blind eyes tell apart: M. Okabe and K. Ito, "Color Universal Design", 2008.
 _MEAN, _SEED, _BEST, _BAR = "#0072B2", "#56B4E9", "#009E73", "#D55E00"
 _DPI = 120
+PANEL = (265.0, 235.0)
+"""About the size of a panel, in points."""
+
+Circle = tuple[float, float, float]
+"""Centre and radius, in points from a panel's lower left corner."""
+Box = tuple[float, float, float, float]
+"""Left, lower, right and upper edge, in the same points."""
 
 
 def draw(found: Comparison, folder: Path) -> dict[str, str]:
@@ -50,9 +57,9 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _title(table: TaskTable) -> str:
-    unit = ", %" if table.metric == "accuracy" else ""
+    figure = {"accuracy": "accuracy, %", "mse": "MSE, scaled"}.get(table.metric, table.metric)
     side = "higher" if table.higher_is_better else "lower"
-    return f"{table.task}: test {table.metric}{unit} ({side} is better)"
+    return f"{table.task}: test {figure} ({side} is better)"
 
 
 def _scale(table: TaskTable) -> float:
@@ -93,18 +100,21 @@ def _latency(axes: Axes, table: TaskTable) -> None:
     scale, most = _scale(table), max(1, *(row.weights for row in table.models))
     heights = [row.test[table.metric].mean * scale for row in table.models]
     slowest = max(row.latency_ms[1] for row in table.models)
-    for row, up in zip(table.models, heights, strict=True):
-        across = row.latency_ms[1]
-        axes.scatter(across, up, s=400 * row.weights / most + 20, color=_SEED, linewidths=0)
-        axes.plot(across, up, ".", color=_MEAN, markersize=4)
-        # the lower of two neighbours has its name below its circle, and no name crosses the axis
-        apart = [abs(other.latency_ms[1] - across) for other in table.models]
-        nearest = sorted(range(len(apart)), key=apart.__getitem__)[:2]
-        side, place = ("left" if across < 0.25 * slowest else "center"), (0, -20 if up < heights[nearest[-1]] else 13)
-        axes.annotate(_named(row), (across, up), place, textcoords="offset points", ha=side, fontsize=8.5)
-    axes.set_xlim(0, 1.35 * slowest)
     room = max(0.35 * (max(heights) - min(heights)), 0.003 * max(heights))
-    axes.set_ylim(min(heights) - room, max(heights) + room)
+    low, high = min(heights) - room, max(heights) + room
+    circles: list[Circle] = []
+    for row, up in zip(table.models, heights, strict=True):
+        across, area = row.latency_ms[1], 400 * row.weights / most + 20
+        axes.scatter(across, up, s=area, color=_SEED, linewidths=0, alpha=0.75)
+        axes.plot(across, up, ".", color=_MEAN, markersize=4)
+        spot = (across / (1.35 * slowest) * PANEL[0], (up - low) / (high - low) * PANEL[1])
+        circles.append((*spot, area**0.5 / 2))
+    names = [_named(row) for row in table.models]
+    for row, up, name, offset in zip(table.models, heights, names, places(circles, names), strict=True):
+        at = (row.latency_ms[1], up)
+        axes.annotate(name, at, offset, textcoords="offset points", ha="center", va="center", fontsize=8.5)
+    axes.set_xlim(0, 1.35 * slowest)
+    axes.set_ylim(low, high)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel("milliseconds for one row, one CPU thread\n(area: number of weights)", fontsize=9)
 
@@ -112,3 +122,40 @@ def _latency(axes: Axes, table: TaskTable) -> None:
 def _named(row: ModelRow) -> str:
     weights = f"{row.weights / 1e6:.2f}M" if row.weights >= 1e6 else f"{row.weights / 1e3:.0f}k"
     return f"{row.network} ({weights})"
+
+
+def places(circles: Sequence[Circle], names: Sequence[str]) -> list[tuple[float, float]]:
+    """Where each circle's name goes, from its centre, all in points: the nearest place that hides the least.
+
+    Above, below, right or left of it; what is hidden is the area of other circles, other names and of the name itself
+    beyond the panel.
+    """
+    taken = [(x - radius, y - radius, x + radius, y + radius) for x, y, radius in circles]
+    found = []
+    for (x, y, radius), name in zip(circles, names, strict=True):
+        wide, tall = 2.5 * len(name), 6.0  # halves, for a font of 8.5 points
+        boxes = {
+            (across, up): (x + across - wide, y + up - tall, x + across + wide, y + up + tall)
+            for far in (3, 14, 25)
+            for across, up in _around(radius + wide + far, radius + tall + far)
+        }
+        best = min(boxes, key=lambda offset: _hidden(boxes[offset], taken))
+        taken.append(boxes[best])
+        found.append(best)
+    return found
+
+
+def _around(across: float, up: float) -> list[tuple[float, float]]:
+    return [(0.0, up), (0.0, -up), (across, 0.0), (-across, 0.0)]
+
+
+def _hidden(box: Box, taken: Sequence[Box]) -> float:
+    """Area of a box that lies on others or outside the panel."""
+    whole = (box[2] - box[0]) * (box[3] - box[1])
+    return sum(_shared(box, other) for other in taken) + whole - _shared(box, (0.0, 0.0, *PANEL))
+
+
+def _shared(one: Box, other: Box) -> float:
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    tall = min(one[3], other[3]) - max(one[1], other[1])
+    return max(wide, 0.0) * max(tall, 0.0)

@@ -111,7 +111,8 @@ h1{font-size:1.9rem;margin:0 0 4px}h2{font-size:1.3rem;margin:44px 0 8px}h3{font
 p{max-width:72ch;margin:8px 0}.soft,.row,figcaption,caption{color:var(--soft)}
 code{font:0.88em ui-monospace,monospace}pre{background:var(--panel);padding:10px 12px;white-space:pre-wrap;margin:8px 0}
 dl.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(132px,1fr));gap:12px;margin:20px 0}
-.cards div{background:var(--panel);padding:10px 12px;border-radius:6px}.cards dt{font-size:.85rem;color:var(--soft)}
+.cards div{background:var(--panel);padding:10px 12px;border-radius:6px;display:flex;flex-direction:column;
+justify-content:space-between}.cards dt{font-size:.85rem;color:var(--soft)}
 .cards dd{margin:0;font-size:1.35rem;font-weight:600}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(310px,100%),1fr));gap:28px 24px;margin:16px 0}
 .side{display:flex;flex-wrap:wrap;gap:0 48px;align-items:flex-start}.side>.scroll{max-width:min(100%,600px)}
