@@ -14,6 +14,7 @@ import numpy as np
 
 from service.batch import Part
 from service.batcher import Batcher
+from service.device import CPU
 from service.engine import Array, Tensors
 from service.errors import DeadlinePassed
 from service.slot import Loaded
@@ -21,12 +22,15 @@ from service.slot import Loaded
 _LEAST = 1e-7
 """Probabilities are kept so far from 0 and 1: float32 has no finer ones near 1."""
 
+_CPU_SHARE = 4
+"""A run on a CPU is so many times as long as is needed for its pace: there it is made in several goes anyway."""
+
 
 class Prober:
     """What an explanation may ask of one engine until `deadline`, in seconds of the event loop's clock.
 
-    Rows go one run's worth at a time, so that other requests wait for no more than that. The engine must be held
-    (`Batcher.hold`) from before its answer on, or a swap could close it in between.
+    Rows go one run's worth at a time, on a CPU a part of that, so that other requests wait for no more than it. The
+    engine must be held (`Batcher.hold`) from before its answer on, or a swap could close it in between.
     """
 
     def __init__(self, batcher: Batcher, loaded: Loaded, *, deadline: float, gone: Callable[[], bool]) -> None:
@@ -44,6 +48,8 @@ class Prober:
         """
         rows = len(next(iter(inputs.values())))
         most = self._batcher.most_rows(self._engine.bucket_length(length))
+        if self._engine.provider == CPU:
+            most = max(1, most // _CPU_SHARE)
         goes = []
         for at in range(0, rows, most):
             part = Part({name: array[at : at + most] for name, array in inputs.items()}, min(most, rows - at), length)

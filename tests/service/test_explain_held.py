@@ -133,7 +133,8 @@ def test_the_rows_of_an_explanation_go_no_further_than_its_client_stays():
         return engine
 
     engine = asyncio.run(run())
-    assert engine.batches == [8, 8]
+    assert len(engine.batches) == 2
+    assert sum(engine.batches) <= 16
     assert engine.closed
 
 
