@@ -49,7 +49,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
 
 def not_enlarged(pixels: Pixels) -> Pixels:
-    """A tiny picture whose sender made every pixel a square block of equal ones, as it was before; others as they are."""
+    """A tiny picture whose sender made each pixel a square block of equal ones, as it was; others as they are."""
     height, width = pixels.shape[:2]
     block = math.gcd(height, width)
     if max(height, width) > _TINY * block:

@@ -31,18 +31,20 @@ def find(picture: NDArray[np.uint8]) -> Plane | None:
     plane = _even(_bright_ink(_sheet_only(_one_plane(picture))))
     # So few pixels hold no paper without a stroke's soft edge.
     grain = _grain(_sample(plane)) if max(plane.shape) > _COARSE else 0.0
-    if max(plane.shape) < _FINE:
+    tiny = max(plane.shape) < _FINE
+    if tiny:
         # Enlarged before the threshold, strokes get smooth edges and not the outlines of single pixels.
         scale = -(-_FINE // max(plane.shape))
-        plane = cv2.resize(plane, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        size = plane.shape[1] * scale, plane.shape[0] * scale
+        plane = cast("Plane", cv2.resize(plane, size, interpolation=cv2.INTER_CUBIC))
     standing_out = plane[plane > max(_LEAST_CONTRAST, _LEAST_GRAINS * grain)]
     if not standing_out.size:
         return None
     # The few darkest tell the pen from fainter lines, however many; their median is safe from a lone bright spot.
     level = float(np.percentile(standing_out, 99))
     level = float(np.median(standing_out[standing_out >= 0.7 * level]))
-    strokes = marks.digit(plane, max(0.45 * level, 4 * grain))
-    if strokes.any() and float(np.median(plane[strokes])) < 0.62 * level:
+    strokes = marks.digit(plane, max((0.3 if tiny else 0.45) * level, 4 * grain))
+    if not tiny and strokes.any() and float(np.median(plane[strokes])) < 0.62 * level:
         # Most of it is fainter than the pen: the paper's ruling clings to the digit.
         strokes = marks.digit(plane, max(0.7 * level, 4 * grain))
     if not strokes.any():
@@ -150,15 +152,37 @@ def _even(plane: Plane) -> Plane:
     paper_class = _clear_paper(small)
     if paper_class is not None and _one_tone(paper_class, small):
         return plane - np.float32(np.median(paper_class))
+    height, across = plane.shape
     width = round(0.3 * max(small.shape))
+    around = _around_ink(small)
+    if around is not None:
+        rest = plane - cv2.resize(around, (across, height), interpolation=cv2.INTER_LINEAR)
+        rest -= np.median(rest[rest <= rest.mean()])
+        return cast("Plane", rest)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     calm = cv2.copyMakeBorder(cv2.medianBlur(small, 3), width, width, width, width, cv2.BORDER_REFLECT)
     opened = cv2.morphologyEx(calm, cv2.MORPH_OPEN, kernel)[width:-width, width:-width]
     paper = cv2.GaussianBlur(opened, (0, 0), width / 4)
-    height, across = plane.shape
     rest = cast("Plane", plane - cv2.resize(paper, (across, height), interpolation=cv2.INTER_LINEAR))
     rest -= np.median(_sample(rest))
     return rest
+
+
+def _around_ink(small: Plane) -> Plane | None:
+    """The paper [h, w] as the mean of what lies around fat strokes, which an opening would follow; None if a shadow.
+
+    Strokes differ from a shadow in that they meet little of the picture's edge and are nowhere very wide.
+    """
+    light = _two_tones(_to_bytes(small))
+    if light is None or light.mean() > 0.65 or _edge(light).mean() > 0.3:
+        return None
+    padded = cv2.copyMakeBorder(light.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    if cv2.distanceTransform(padded, cv2.DIST_L2, 3).max() > 0.25 * max(small.shape):
+        return None
+    clear = (cv2.dilate(light.view(np.uint8), np.ones((3, 3), np.uint8)) == 0).astype(np.float32)
+    shares = np.dstack([small * clear, clear])
+    nearby = cv2.GaussianBlur(shares, (0, 0), 0.15 * max(small.shape)) + 1e-3 * shares.mean(axis=(0, 1))
+    return cast("Plane", nearby[:, :, 0] / nearby[:, :, 1])
 
 
 def _bare(small: Plane) -> bool:

@@ -25,7 +25,7 @@ def digit(plane: NDArray[np.float32], threshold: float) -> Mask:
     if len(boxes) < 2:
         return strokes
     weights = np.bincount(labels[strokes], plane[strokes], len(boxes) + 1)[1:]
-    keep = _belongs(boxes, weights / boxes[:, _AREA], strokes.shape)
+    keep = _belongs(labels, boxes, weights / boxes[:, _AREA])
     return np.concatenate([[False], keep])[labels]
 
 
@@ -36,9 +36,9 @@ def _pieces(strokes: Mask) -> tuple[NDArray[np.int32], Boxes]:
     return labels.astype(np.int32, copy=False), boxes[1:].astype(np.int32, copy=False)
 
 
-def _belongs(boxes: Boxes, darkness: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def _belongs(labels: NDArray[np.int32], boxes: Boxes, darkness: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which pieces are the digit: the largest, large ones beside it, small ones close to it, all of like darkness."""
-    height, width = shape
+    height, width = labels.shape
     left, top, wide, high, area = boxes.T.astype(np.float64)
     centred = 1 - np.hypot((left + wide / 2) / width - 0.5, (top + high / 2) / height - 0.5)
     at_edge = (left <= 1) | (top <= 1) | (left + wide >= width - 1) | (top + high >= height - 1)
@@ -51,8 +51,23 @@ def _belongs(boxes: Boxes, darkness: NDArray[np.float64], shape: tuple[int, ...]
     share = standing / standing[main]
     keep = ((share > 0.05) & (gap < 0.15)) | ((share > 0.2) & (gap < 0.5)) | ((share > 0.012) & (gap < 0.04))
     keep &= darkness > 0.67 * darkness[main]
+    keep &= ~_hanging_in(labels, boxes, main)
     keep[main] = True
     return cast("Mask", keep)
+
+
+def _hanging_in(labels: NDArray[np.int32], boxes: Boxes, main: int) -> NDArray[np.bool_]:
+    """Which pieces are a neighbour cut off by the picture's left or right side, from which the digit keeps away."""
+    height, width = labels.shape
+    left, wide = boxes[:, _LEFT], boxes[:, _WIDTH]
+    cut = np.zeros(len(boxes), bool)
+    if min(height, width) < 32:
+        return cut
+    for side, near in ((0, left == 0), (-1, left + wide == width)):
+        if not near[main]:
+            along = np.bincount(labels[:, side], minlength=len(boxes) + 1)[1:]
+            cut |= near & (along >= 0.35 * boxes[:, _HEIGHT]) & (wide <= 0.15 * width)
+    return cast("Mask", cut & (boxes[:, _AREA] < 0.35 * boxes[main, _AREA]))
 
 
 def _without_edge_frame(strokes: Mask) -> Mask:

@@ -199,6 +199,59 @@ def night(matte: Matte, rng) -> bytes:
     return encoded(to_uint8(cv2.GaussianBlur(picture, (0, 0), 1)), "JPEG", quality=70)
 
 
+def thumbnail(matte: Matte, rng) -> bytes:
+    """A digit of 8 to 20 pixels that fills its frame, stretched a little, as old corpora hold them; often enlarged."""
+    digit = cropped(matte(224))
+    side, margin = int(rng.choice([8, 16, 20])), int(rng.integers(2))
+    height, width = digit.shape
+    wide = min(1.0, width / height * rng.uniform(1, 1.3))
+    room = side - (margin if side > 8 else 0)
+    small = cv2.resize(digit, (max(2, round(room * wide)), room), interpolation=cv2.INTER_AREA)
+    free = np.subtract(side, small.shape)
+    small = np.pad(small, [(n // 2, n - n // 2) for n in free])
+    if side > 8 and rng.random() < 0.4:
+        small = np.float32(small > 0.45)
+    grown = [side, 28, side * int(rng.integers(2, 12)), int(rng.integers(40, 161))][int(rng.integers(4))]
+    ways = [cv2.INTER_LINEAR, cv2.INTER_CUBIC] + ([cv2.INTER_NEAREST] if grown % side == 0 else [])
+    small = cv2.resize(small / small.max(), (grown, grown), interpolation=ways[int(rng.integers(len(ways)))])
+    return encoded(to_uint8(255 * small if rng.random() < 0.5 else 255 - 255 * small))
+
+
+def other_frame(matte: Matte, rng) -> bytes:
+    """28x28, light on black or dark on white, but larger, smaller or elsewhere than MNIST has it."""
+    digit = cropped(matte(224))
+    scale = rng.uniform(13, 27) / max(digit.shape)
+    small = cv2.resize(digit, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    y, x = (int(rng.integers(0, 29 - n)) for n in small.shape)
+    frame = np.zeros((28, 28), np.float32)
+    frame[y : y + small.shape[0], x : x + small.shape[1]] = small / small.max()
+    return encoded(to_uint8(255 * frame if rng.random() < 0.5 else 255 - 255 * frame))
+
+
+def archive(matte: Matte, rng) -> bytes:
+    """A tight crop from an old register: faded brown ink on stained paper, neighbours cut off at the sides, a rule."""
+    digit = cropped(matte(log_uniform(rng, 70, 200)))
+    free = (rng.uniform(0.03, 0.15, (2, 2)) * len(digit)).astype(int)
+    sheet = np.pad(digit, free)
+    height, width = sheet.shape
+    for side in (sheet, sheet[:, ::-1]):
+        if rng.random() < 0.4:
+            other = cropped(matte(len(digit)))[: len(digit), ::-1]
+            seen = min(other.shape[1], max(1, int(rng.uniform(0.2, 0.7) * free[1].min())))
+            side[: len(other), :seen] = np.maximum(side[: len(other), :seen], other[:, :seen])
+    rule = np.zeros_like(sheet)
+    if rng.random() < 0.4:
+        y = height - 1 - int(rng.uniform(0, 0.08) * height)
+        cv2.line(rule, (0, y), (width, y), 1.0, max(1, height // 90), cv2.LINE_AA)
+    stain, fade = (cv2.resize(grain(rng, (n, n), 1), (width, height), interpolation=cv2.INTER_CUBIC) for n in (4, 5))
+    paper = np.array((225, 205, 165)) * rng.uniform(0.8, 1.1) + (stain * rng.uniform(2, 9))[:, :, None]
+    paper = painted(rule * rng.uniform(0.3, 0.8), (125, 100, 80), paper)
+    ink = np.array((75, 50, 30)) + rng.uniform(-20, 35)
+    picture = painted(sheet * np.clip(0.8 + 0.12 * fade, 0.5, 1), ink, paper)
+    picture = cv2.GaussianBlur(picture, (0, 0), 0.8) + grain(rng, (height, width, 1), rng.uniform(1, 4))
+    return encoded(to_uint8(picture), "JPEG", quality=int(rng.integers(60, 95)))
+
+
 KINDS = {
     kind.__name__: kind
     for kind in (
@@ -217,5 +270,8 @@ KINDS = {
         odd_mode,
         chalkboard,
         night,
+        thumbnail,
+        other_frame,
+        archive,
     )
 }

@@ -112,6 +112,59 @@ def test_negative_out_of_place_is_centred(digits):
     assert alike(pixels, digits[0]) > 0.8
 
 
+def test_mnist_image_enlarged_by_blocks_keeps_every_byte(digits):
+    """A sender who showed each pixel as a square gave no other picture."""
+    for digit in digits[:30]:
+        for block in (2, 5, 10):
+            enlarged = np.kron(digit, np.ones((block, block), np.uint8))
+            assert np.array_equal(decoded(enlarged), digit)
+            assert np.array_equal(decoded(np.dstack([enlarged] * 3)), digit)
+
+
+def test_28x28_of_another_size_or_place_is_brought_to_mnist_form(digits):
+    """Only an image in MNIST's own box passes as it is, also where light lies on black."""
+    likeness = []
+    for digit in digits[:30]:
+        moved, small = np.roll(digit, (-3, 3), axis=(0, 1)), np.zeros((28, 28), np.uint8)
+        small[2:16, 2:16] = cv2.resize(digit, (14, 14), interpolation=cv2.INTER_AREA)
+        large = cv2.resize(digit[4:24, 4:24], (28, 28), interpolation=cv2.INTER_CUBIC)
+        for other in (moved, small, large):
+            assert_mnist_form(decoded(other))
+            assert np.array_equal(decoded(255 - other), decoded(other))
+            likeness.append(alike(decoded(other), digit))
+    assert min(likeness) > 0.6
+    assert np.mean(likeness) > 0.85
+
+
+@pytest.mark.parametrize("method", [cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC])
+@pytest.mark.parametrize("side", [28, 64, 160])
+def test_tiny_digit_that_fills_its_frame_survives_enlargement(digits, method, side):
+    """Soft strokes that leave little bare paper are neither its grain nor its shade."""
+    likeness = []
+    for digit in digits[:20]:
+        tiny = cv2.resize(digit[4:24, 4:24], (16, 16), interpolation=cv2.INTER_AREA)
+        likeness.append(alike(decoded(cv2.resize(tiny, (side, side), interpolation=method)), decoded(tiny)))
+    assert min(likeness) > 0.6
+    assert np.mean(likeness) > 0.9
+
+
+def test_fat_faded_ink_on_stained_paper_keeps_its_strokes(rng):
+    """A bold digit cut out tightly is not taken for shade."""
+    matte = drawn(6, 160, 0.16)
+    tight = matte[np.ix_(matte.any(1), matte.any(0))]
+    stain = cv2.resize(rng.normal(0, 6, (4, 4)), tight.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    paper = np.array((215, 195, 155)) + stain[:, :, None]
+    assert alike(decoded(pictures.painted(0.8 * tight, (70, 50, 30), paper)), decoded(255 * matte)) > 0.95
+
+
+def test_neighbours_cut_off_at_the_sides_are_left_out():
+    """What hangs in from the left or the right, apart from the digit, does not move it."""
+    sheet = np.pad(drawn(3), 10)
+    beside = sheet.copy()
+    beside[40:180, :6] = beside[30:170, -5:] = 1
+    assert alike(decoded(255 - 255 * beside), decoded(255 - 255 * sheet)) > 0.97
+
+
 @pytest.mark.parametrize("kind", pictures.KINDS)
 def test_every_kind_of_picture_is_brought_to_mnist_form(kind, rng):
     """Photos, scans, drawings and stickers of digits give full contrast, a 20x20 box and centred mass."""

@@ -11,8 +11,8 @@ from tests.service import hard_pictures, pictures
 
 KINDS = pictures.KINDS | hard_pictures.KINDS
 FEW, FEW_FLOOR = 3, 0.95
-# 68 of each kind but the huge ones, which take a second each: 2,000 in all.
-PER_KIND, HUGE = 68, 28
+# 62 of each kind but the huge ones, which take a second each: 2,000 in all.
+PER_KIND, HUGE = 62, 16
 FLOOR, KIND_FLOOR = 0.98, 0.90
 
 
