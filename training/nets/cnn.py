@@ -45,9 +45,14 @@ class DigitCnn(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = (pixels.to(torch.float32) / 255.0 - self.mean) / self.std
-        logits: Tensor = self.head(self.features(x.unsqueeze(1)))
+        logits: Tensor = self.head(self.read(pixels))
         return logits
+
+    def read(self, pixels: Tensor) -> Tensor:
+        """What the convolutions see [batch, 576]; the head answers from it."""
+        x = (pixels.to(torch.float32) / 255.0 - self.mean) / self.std
+        seen: Tensor = self.features(x.unsqueeze(1))
+        return seen
 
     def folded(self) -> DigitCnn:
         """The same function in inference, without norms and dropout."""
