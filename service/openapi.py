@@ -33,7 +33,7 @@ _MEANING = {
 }
 _SHOWN: tuple[errors.ServiceError, ...] = (
     errors.UnreadableBody("The body is not valid JSON: unexpected end of data.", code="unreadable_json"),
-    errors.NotFound("digit-cnn has no version 9; it has 1, 2", code="version_not_found"),
+    errors.NotFound("digit-cnn has no version 9; it has 1, 2.", code="version_not_found"),
     errors.Conflict("digit-cnn version 2 is live.", code="version_live"),
     errors.BodyTooLarge("The body is larger than the limit of 10485760 bytes; send a smaller picture or fewer items."),
     errors.UnsupportedMediaType("Content-Type 'text/plain' is not taken here; send one of: application/json."),

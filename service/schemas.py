@@ -188,6 +188,7 @@ class VersionInfo(Schema):
     created_at: datetime | None = None
     live: bool
     metrics: dict[str, dict[str, float]] = {}
+    calibration: dict[str, float] = Field({}, description="what was fitted on the validation split, as in the manifest")
     provenance: dict[str, Any] = {}
     gate: dict[str, Any] | None = None
     bytes: int = 0

@@ -183,7 +183,7 @@ class Slot:
         try:
             loaded = await self._load(version)
         except VersionNotFoundError as exc:
-            raise NotFound(str(exc), code="version_not_found") from None
+            raise NotFound(f"{exc}.", code="version_not_found") from None
         except (VersionDamagedError, EngineError, DeviceError) as exc:
             self._refuse(version, str(exc))
             raise Unavailable(str(exc), code="version_unavailable") from None

@@ -16,6 +16,14 @@ from models.manifest import TextSpec
 from service.errors import InvalidInput, Location
 
 MAX_CHARS = 20_000
+_KINDS = {
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+    list: "a list",
+    dict: "an object",
+}
 _HEAD_CHARS = 3072
 """A longer text is first tried by so many of its characters."""
 _SEAM_CHARS = 512
@@ -83,7 +91,12 @@ class TextEncoder:
 
 def _check(text: object, max_chars: int, loc: Location) -> str:
     if not isinstance(text, str):
-        raise _invalid(loc, "invalid_text", "text must be a string", f"a {type(text).__name__} is not a string")
+        raise _invalid(
+            loc,
+            "invalid_text",
+            "text must be a string",
+            f"{_KINDS.get(type(text), type(text).__name__)} is not a string",
+        )
     if len(text) > max_chars:
         detail = f"text may have at most {max_chars:,} characters, this one has {len(text):,}"
         raise _invalid(loc, "text_too_long", detail, f"{len(text):,} characters, the limit is {max_chars:,}")
