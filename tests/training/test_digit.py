@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from training import classify
 from training.datasets import mnist
 from training.nets.cnn import DigitCnn, fold
 from training.nets.mlp import DigitMlp
-from training.tasks import digit
 from training.tasks.base import Splits
 from training.tasks.digit import TASK, Serving, augment, strangers
 
@@ -75,44 +73,6 @@ def test_strangers_are_drawn_and_paired_by_torchs_seed(splits: Splits) -> None:
     assert (pairs[:, :, :14].amax((1, 2)) > 60).all()
     assert (pairs[:, :, 14:].amax((1, 2)) > 60).all()
     assert strangers(digits[:3], 1).shape == (1, 28, 28)
-
-
-def test_only_the_convolutional_network_is_shown_strangers(splits: Splits) -> None:
-    """The other's loss is plain cross entropy and takes nothing from torch's generator."""
-    pixels, targets = splits.train.inputs["pixels"][:64], splits.train.targets[:64]
-    mlp = TASK.build("mlp", splits).train()
-    for layer in mlp.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = 0.0
-    before = torch.get_rng_state()
-    plain = F.cross_entropy(mlp(pixels), targets, label_smoothing=0.1)
-    assert torch.equal(TASK.loss(mlp, {"pixels": pixels}, targets), plain)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_strangers_teach_the_head_and_leave_the_convolutions_alone(
-    splits: Splits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their loss changes the head's gradient, not the convolutions', and the norms count digits only."""
-    pixels, targets = splits.train.inputs["pixels"][:64], splits.train.targets[:64]
-    torch.manual_seed(0)
-    network = _worn(TASK.build("cnn", splits))
-    for layer in network.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = 0.0
-    found = {}
-    for doubt in (0.0, 0.1):
-        monkeypatch.setattr(digit, "_DOUBT", doubt)
-        torch.manual_seed(1)
-        twin = copy.deepcopy(network).train()
-        TASK.loss(twin, {"pixels": pixels}, targets).backward()
-        found[doubt] = {name: weights.grad for name, weights in twin.named_parameters()}
-        assert twin.features[3].num_batches_tracked == network.features[3].num_batches_tracked + 1
-    assert (found[0.0]["head.4.weight"] - found[0.1]["head.4.weight"]).abs().max() > 1e-3
-    assert torch.equal(found[0.0]["features.0.weight"], found[0.1]["features.0.weight"])
-    assert TASK.loss(network.eval(), {"pixels": pixels}, targets) == F.cross_entropy(
-        network(pixels), targets, label_smoothing=0.1
-    )
 
 
 def test_batches_without_a_generator_are_in_order_and_untouched(splits: Splits) -> None:

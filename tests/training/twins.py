@@ -80,7 +80,7 @@ def chain(layers: Iterable[nn.Module], x: Array) -> Array:
 
 def digit(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Outputs:
     """Normalised pixels, the layers in their order, softmax at the calibrated temperature."""
-    leaves = [layer for layer in module.modules() if not list(layer.children())]
+    leaves = [layer for layer in serving.network.modules() if not list(layer.children())]
     x = (numbers(inputs["pixels"]) / 255 - module.mean) / module.std
     logits = chain(leaves, x[:, None])
     return {"probabilities": eq.softmax(logits / serving.temperature)}

@@ -82,7 +82,7 @@ def fold(layers: nn.Sequential) -> nn.Sequential:
             kept.append(_behind_norm(waiting, layer))
             waiting = None
         elif not isinstance(layer, nn.Dropout):
-            kept.append(layer)
+            kept.append(copy.deepcopy(layer))
     if waiting is not None:
         raise ValueError("a batch norm has no layer to go into")
     return nn.Sequential(*kept)
