@@ -26,7 +26,7 @@ BARS = {
 }
 """The test figure that each model is meant to reach at least (accuracy) or at most (mse)."""
 
-_TIE_BREAKERS = ("nll", "mse", "mae", "ece")
+_TIE_BREAKERS = ("ece", "nll", "mse", "mae")
 """Validation figures that part runs of the same validation metric; less is better in each."""
 
 
