@@ -101,7 +101,8 @@ def test_a_long_text_is_explained_in_bounded_work(service):
     words = explained(service, text=text)["words"]
     assert rows_run(service, "topic-transformer") - before <= 100
     assert len(words) == len(text.split())
-    assert max(words, key=lambda word: word["weight"])["text"] in {"Microsoft", "Windows", "software"}
+    heaviest = {word["text"] for word in sorted(words, key=lambda word: -word["weight"])[:5]}
+    assert heaviest & {"Microsoft", "Windows", "software"}
     assert not any(word["weight"] for word in words[260:])
 
 

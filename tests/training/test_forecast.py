@@ -304,6 +304,7 @@ def test_the_shipped_version_is_what_the_recipe_makes(shipped):
         epochs=int(recipe.epochs.default),
         batch_size=int(recipe.batch_size.default),
         learning_rate=recipe.learning_rate.default,
+        seed=manifest.provenance.seed,
     )
     assert manifest.provenance.command == pipeline.command_of(spec)
     empty = Split({}, torch.zeros(0))
