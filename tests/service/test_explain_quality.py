@@ -63,8 +63,8 @@ def test_only_ink_weighs(data_dir):
 
 HEADLINES = {
     "Oil prices rise as supply fears grow": {"Oil", "prices", "supply", "rise"},
-    "Microsoft releases new version of Windows software": {"Microsoft", "Windows", "software"},
-    "Manchester United beat Chelsea in the cup final": {"cup", "beat", "Chelsea", "United", "final"},
+    "Microsoft releases new version of Windows software": {"Microsoft", "releases", "Windows", "software"},
+    "Manchester United beat Chelsea in the cup final": {"Manchester", "United", "beat", "Chelsea", "cup", "final"},
     "Iraqi troops attacked as militants storm Baghdad": {"Iraqi", "troops", "militants", "Baghdad"},
     "The champion won the tennis tournament on Sunday": {"champion", "tennis", "tournament", "won"},
     "Scientists say NASA probe found water on Mars": {"Scientists", "NASA", "probe", "Mars"},
@@ -93,11 +93,8 @@ def test_the_word_that_weighs_most_is_a_telling_one():
             weights, _ = await weigh(prober, loaded.encoder, headline)
         return headline.split()[int(np.argmax(weights))]
 
-    told = {"releases", "Manchester"}
     found = {headline: asyncio.run(top(headline)) for headline in HEADLINES}
-    assert not {
-        headline: word for headline, word in found.items() if word not in HEADLINES[headline] and word not in told
-    }
+    assert not {headline: word for headline, word in found.items() if word not in HEADLINES[headline]}
 
 
 def test_leaving_out_the_words_that_weigh_most_changes_the_topic(data_dir):
