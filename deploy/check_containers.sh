@@ -120,7 +120,7 @@ setting() { store inspect --format "{{range $2}}{{println .}}{{end}}" "${contain
 
 pid_of() { cat "$WORK/state/.$1.pid"; }
 
-# Real, effective, saved and file system ids. Asked again where it fails: stat of /proc/PID has once said root in passing.
+# Real, effective, saved and file system ids.
 runs_as_user() {
   local pid ids=()
   pid=$(pid_of "$1") && [ -n "$pid" ] || return 1
@@ -128,13 +128,29 @@ runs_as_user() {
   [ "${ids[*]}" = "$USER_ID $USER_ID $USER_ID $USER_ID" ] || { echo "process $pid of $1 has uids '${ids[*]}'" >&2; return 1; }
 }
 
-start() {  # NAME [OPTION...]: the image's own command on the shared state folder
-  local name=$1 command
+# The image's own command on the shared state folder. buildah has now and then started a container without the volume it was
+# given; such a one tells nothing about the image, so it is ended and started again, three times at most.
+start() {  # NAME [OPTION...]
+  local name=$1 command attempt
   shift
   mapfile -t command < <(setting "$name" .OCIv1.Config.Cmd)
-  inside "$name" --volume "$WORK/state:$STATE" "$@" -- \
-    sh -c 'echo $$ > "$0" && exec "$@"' "$STATE/.$name.pid" "${command[@]}" >"$WORK/$name.log" 2>&1 &
-  process[$name]=$!
+  for attempt in 1 2 3; do
+    rm -f "$WORK/state/.$name.pid"
+    inside "$name" --volume "$WORK/state:$STATE" "$@" -- \
+      sh -c 'echo "process $$"; grep " $1 " /proc/self/mountinfo; echo $$ > "$0" && shift && exec "$@"' "$STATE/.$name.pid" "$STATE" \
+      "${command[@]}" >"$WORK/$name.log" 2>&1 &
+    process[$name]=$!
+    for _ in $(seq 100); do
+      if [ -s "$WORK/state/.$name.pid" ]; then return; fi
+      sleep 0.1
+    done
+    echo "check_containers: no state folder in $name, attempt $attempt" >&2
+    head -n 5 "$WORK/$name.log" >&2
+    kill -KILL "$(sed -n 's/^process //p' "$WORK/$name.log")" "${process[$name]}" || true
+    wait "${process[$name]}" || true
+    unset "process[$name]"
+  done
+  fail "$name does not get its state folder"
 }
 
 stop() {  # NAME: SIGTERM must end it cleanly, and it must have written nothing outside of its state and /tmp
