@@ -18,6 +18,7 @@ from models.jobs import Recipes
 from models.store import Store
 from service import openapi
 from service.device import choose
+from service.direct import Direct
 from service.errors import InternalError, InvalidInput, NotFound, ServiceError, UnreadableBody
 from service.jobs import JobBoard
 from service.metrics import Metrics
@@ -36,6 +37,7 @@ class Application(FastAPI):
     """FastAPI behind the envelope: what the envelope answers itself never enters FastAPI's own layers."""
 
     envelope: Envelope
+    direct: dict[bytes, Direct]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.envelope(scope, receive, send)
@@ -65,6 +67,7 @@ def create_app(settings: Settings) -> Application:
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
     app.envelope = Envelope(super(Application, app).__call__, app.state.metrics, fast)
+    app.direct = {path.encode(): fast[path] for path in predict.SHORT}
     return app
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from service.engine import Array, Runner, Tensors
+from service.errors import ServiceError
 
 
 class Part(NamedTuple):
@@ -42,17 +42,31 @@ class BatchReport(NamedTuple):
     failed: bool
 
 
+class Reply(Protocol):
+    """Where the answer of a part goes: an asyncio future, or what behaves like one."""
+
+    def done(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+
+    def set_result(self, result: Answer, /) -> None:
+        """Here it is."""
+
+    def set_exception(self, exception: ServiceError, /) -> None:
+        """There is none."""
+
+    def cancel(self) -> object:
+        """The place in the queue was given up, for the caller had left."""
+
+
 class Item:
     """One part on its way: where its answer goes, how long it may take, whether anybody waits for it."""
 
-    __slots__ = ("deadline", "engine", "entered", "future", "gone", "length", "part")
+    __slots__ = ("deadline", "engine", "entered", "gone", "length", "part", "reply")
 
-    def __init__(
-        self, part: Part, engine: Runner, future: asyncio.Future[Answer], deadline: float, gone: Callable[[], bool]
-    ) -> None:
+    def __init__(self, part: Part, engine: Runner, reply: Reply, deadline: float, gone: Callable[[], bool]) -> None:
         self.part = part
         self.engine = engine
-        self.future = future
+        self.reply = reply
         self.deadline = deadline
         self.gone = gone
         self.length = engine.bucket_length(part.length)

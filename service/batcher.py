@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from time import perf_counter
 
-from service.batch import Answer, BatchReport, Item, Part, report
+from service.batch import Answer, BatchReport, Item, Part, Reply, report
 from service.engine import Array, Runner
 from service.errors import Busy, DeadlinePassed, InternalError, Unavailable
 
@@ -85,6 +85,22 @@ class Batcher:
         `gone` tells whether the caller has left. Raises Busy over the row limit, Unavailable when closing. A future
         fails with DeadlinePassed after `timeout_s`, with InternalError when its batch failed.
         """
+        futures = [self._loop.create_future() for _ in parts]
+        self._admit(engine, parts, futures, timeout_s, gone)
+        return futures
+
+    def admit(self, engine: Runner, part: Part, reply: Reply, *, timeout_s: float, gone: Callable[[], bool]) -> None:
+        """Admit one part whose answer, or error, goes to `reply`; as `submit` in all else."""
+        self._admit(engine, (part,), (reply,), timeout_s, gone)
+
+    def _admit(
+        self,
+        engine: Runner,
+        parts: Sequence[Part],
+        replies: Sequence[Reply],
+        timeout_s: float,
+        gone: Callable[[], bool],
+    ) -> None:
         if self._closed:
             raise Unavailable("The service is shutting down; send the request to another replica.")
         rows = sum(part.rows for part in parts)
@@ -93,17 +109,13 @@ class Batcher:
                 f"{self.name} has {self.queued_rows} rows waiting, the limit is {self._max_queue_rows}; try again"
             )
         deadline = self._loop.time() + timeout_s
-        futures = []
-        for part in parts:
-            future = self._loop.create_future()
-            item = Item(part, engine, future, deadline, gone)
+        for part, reply in zip(parts, replies, strict=True):
+            item = Item(part, engine, reply, deadline, gone)
             self._queues.setdefault((engine, item.length), deque()).append(item)
-            futures.append(future)
         self.queued_rows += rows
         self._unfinished[engine] = self._unfinished.get(engine, 0) + len(parts)
         self._idle.clear()
         self._plan()
-        return futures
 
     @contextmanager
     def hold(self, engine: Runner) -> Iterator[None]:
@@ -187,13 +199,13 @@ class Batcher:
 
     def _drop(self, item: Item, now: float) -> bool:
         """Whether the item needs no run: answered, abandoned, or too late."""
-        if item.future.done():
+        if item.reply.done():
             return True
         if item.gone():
-            item.future.cancel()
+            item.reply.cancel()
             return True
         if now >= item.deadline:
-            item.future.set_exception(DeadlinePassed("The deadline passed while the request waited for the device."))
+            item.reply.set_exception(DeadlinePassed("The deadline passed while the request waited for the device."))
             return True
         return False
 
@@ -214,8 +226,8 @@ class Batcher:
             else:
                 del self._queues[key]
         for item in self._flying:
-            if now >= item.deadline and not item.future.done():
-                item.future.set_exception(DeadlinePassed("The deadline passed while the device was at work."))
+            if now >= item.deadline and not item.reply.done():
+                item.reply.set_exception(DeadlinePassed("The deadline passed while the device was at work."))
         if self._queues or self._flying:
             self._sweep_planned = True
             self._loop.call_later(_SWEEP_S, self._sweep)
@@ -249,8 +261,8 @@ class Batcher:
         if isinstance(outputs, Exception):
             log.error("a batch of %d rows failed on %s", rows, self.name, exc_info=outputs)
             for item in items:
-                if not item.future.done():
-                    item.future.set_exception(InternalError("The model failed on this input; the log has the reason."))
+                if not item.reply.done():
+                    item.reply.set_exception(InternalError("The model failed on this input; the log has the reason."))
         else:
             self._scatter(items, rows, outputs, started, ended)
         if self._observe is not None:
@@ -265,10 +277,10 @@ class Batcher:
         at = 0
         for item in items:
             until = at + item.part.rows
-            if not item.future.done():
+            if not item.reply.done():
                 mine = [output[at:until] for output in outputs]
                 queue_ms = (started - item.entered) * 1000
-                item.future.set_result(Answer(mine, engine.version, engine.provider, queue_ms, run_ms, rows))
+                item.reply.set_result(Answer(mine, engine.version, engine.provider, queue_ms, run_ms, rows))
             at = until
 
     # ------------------------------------------------------------------ book-keeping

@@ -6,8 +6,6 @@ Pure ASGI: behind Starlette's `BaseHTTPMiddleware` a handler never hears that it
 from __future__ import annotations
 
 import logging
-import re
-import secrets
 from collections.abc import Mapping
 from time import perf_counter
 
@@ -15,11 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InternalError, ServiceError
 from service.metrics import Metrics
-from service.wire import PROBLEM, ClientGone, header, problem, send_bytes
+from service.wire import PROBLEM, ClientGone, header, id_of, problem, send_bytes
 
 log = logging.getLogger(__name__)
-
-_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class Envelope:
@@ -38,8 +34,7 @@ class Envelope:
             await self.app(scope, receive, _plainly(send))
             return
         started = perf_counter()
-        given = header(scope, b"x-request-id")
-        request_id = given if given is not None and _SANE_ID.fullmatch(given) else secrets.token_hex(8).encode()
+        request_id = id_of(header(scope, b"x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id.decode()
         status = 0
         path = scope["path"]

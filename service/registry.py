@@ -79,6 +79,13 @@ class Registry:
             )
         return slot, loaded
 
+    def at_once(self, kind: Kind) -> tuple[Slot, Loaded] | None:
+        """The default model's for a kind, if it can answer without waiting for anything."""
+        slot = self._slots.get(self.defaults.get(kind, ""))
+        if slot is None or slot.live is None or slot.fault is not None or slot.live.manifest.kind != kind:
+            return None
+        return slot, slot.live
+
     async def slot(self, name: str) -> Slot:
         """The slot of a model, opened if it is in the store and was not asked for before; NotFound otherwise."""
         slot = self._slots.get(name)

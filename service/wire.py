@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,8 @@ JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 
 Header = tuple[bytes, bytes]
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class ClientGone(Exception):
@@ -60,9 +64,14 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-def media_type(scope: Scope) -> str:
+def id_of(given: bytes | None) -> bytes:
+    """The id of a request: the client's own if it sent a sane one."""
+    return given if given is not None and _SANE_ID.fullmatch(given) else b"%016x" % random.getrandbits(64)
+
+
+def media_type(content_type: bytes) -> str:
     """The Content-Type without its parameters, lower case; empty when there is none."""
-    return (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower().decode("latin-1")
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
 
 
 def parse_json(body: bytes) -> Any:
@@ -83,9 +92,14 @@ def parse_json(body: bytes) -> Any:
     raise UnreadableBody(f"The body is not valid JSON: {reason}.", code="unreadable_json")
 
 
+def dumps(content: Any) -> bytes:
+    """JSON of `content`, numpy arrays welcome."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 async def send_json(send: Send, status: int, content: Any, headers: list[Header]) -> None:
-    """Send `content` (numpy arrays welcome) as JSON."""
-    await send_bytes(send, status, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
+    """Send `content` as JSON."""
+    await send_bytes(send, status, dumps(content), JSON, headers)
 
 
 async def send_bytes(send: Send, status: int, body: bytes, content_type: bytes, headers: list[Header]) -> None:

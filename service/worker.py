@@ -20,6 +20,7 @@ from models.lifeline import signal_when_parent_dies
 from service import logs
 from service.acceptor import Acceptor, Counts
 from service.app import create_app
+from service.direct import DirectProtocol
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -86,9 +87,12 @@ class _Server(uvicorn.Server):
             return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
         acceptor = Acceptor(self._listener, self._place.connections, self._place.index, make_protocol)
-        base: Any = self.config.http_protocol_class
+        app: Any = self.config.app
 
-        class protocol(base):  # type: ignore[misc]  # noqa: N801
+        class protocol(DirectProtocol):  # noqa: N801
+            table = app.direct
+            metrics = app.state.metrics
+
             def connection_lost(self, exc: Exception | None) -> None:
                 acceptor.gone()
                 super().connection_lost(exc)

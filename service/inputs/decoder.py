@@ -32,6 +32,7 @@ _PLAIN_PNG_PIXELS = 128 * 128
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_START = _PNG + b"\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_FILTERS = b"\0\1\2\3\4"
 _PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _ORIENTATION_TAG = 0x0112
 
@@ -88,7 +89,7 @@ def _holds_rows(deflated: bytes, width: int, height: int) -> bool:
         raw = inflater.decompress(deflated, size + 1)
     except zlib.error:
         return False
-    return len(raw) == size and inflater.eof and max(raw[:: width + 1]) <= 4
+    return len(raw) == size and inflater.eof and not raw[:: width + 1].strip(_PNG_FILTERS)
 
 
 def _read_any(data: bytes, max_pixels: int) -> Pixels:

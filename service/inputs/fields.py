@@ -20,9 +20,9 @@ def is_json(kind: str) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-def require_json(scope: Scope) -> None:
+def require_json(content_type: bytes) -> None:
     """UnsupportedMediaType unless the body is said to be JSON."""
-    kind = media_type(scope)
+    kind = media_type(content_type)
     if not is_json(kind):
         raise unsupported(kind, ["application/json"])
 

@@ -35,12 +35,12 @@ def from_bytes(data: bytes, *, max_pixels: int = 25_000_000) -> Pixels:
     Raises UnreadableBody (`unreadable_image`), InvalidInput (`image_too_large`, before any pixel is decoded,
     or `blank_image`). Of several frames or pages the first counts.
     """
-    pixels = decoder.not_enlarged(decoder.read(data, max_pixels))
+    pixels = decoder.read(data, max_pixels)
     if pixels.shape == (_SIDE, _SIDE):
         ready = centre.as_is(pixels)
         if ready is not None:
             return ready
-    drawing = ink.find(pixels)
+    drawing = ink.find(decoder.not_enlarged(pixels))
     if drawing is None:
         raise _blank()
     return centre.fit(drawing)

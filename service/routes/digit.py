@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from starlette.types import Scope
@@ -11,6 +12,7 @@ from starlette.types import Scope
 from models.manifest import Manifest
 from service.answers import digit, model_of
 from service.batch import Answer, Part
+from service.direct import Ready
 from service.engine import Array
 from service.errors import InvalidInput, Location, UnreadableBody
 from service.explain.digit import explain
@@ -29,7 +31,7 @@ from service.inputs.fields import (
     unsupported,
 )
 from service.routes.endpoint import Endpoint, Gone
-from service.wire import header, media_type, parse_json
+from service.wire import dumps, header, media_type, parse_json
 
 _MISSPELT = frozenset({"image/jpg", "image/tif", "image/x-png", "image/x-ms-bmp"})
 """Not registered, but many clients send them; the bytes tell what a picture is anyway."""
@@ -40,13 +42,24 @@ _DECODE_ON_LOOP_BYTES = 2_048
 """Larger files are decoded on a thread; an MNIST picture of 300 bytes takes less time than the hop."""
 
 
+class _Picture(NamedTuple):
+    """A picture file, or its base64, and what decodes it."""
+
+    call: Callable[..., Array]
+    data: bytes | str
+
+    def decode(self, max_pixels: int) -> Array:
+        return self.call(self.data, max_pixels=max_pixels)
+
+
 class Digit(Endpoint):
     """One picture, in any of its forms."""
 
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
         asked = asked_in_query(scope)
         await self.registry.model("image", asked.model, asked.version)  # an unknown model is told first
-        pixels = (await self._pixels(scope, body))[np.newaxis]
+        content_type = header(scope, b"content-type") or b""
+        pixels = (await self._pixels(content_type, body))[np.newaxis]
         manifest, answer, reasons = await self.run(pixels, asked, gone)
         return {**digit(answer.outputs[0][0]), "model": model_of(manifest), **reasons[0]}, [answer]
 
@@ -67,30 +80,46 @@ class Digit(Endpoint):
             rows = zip(pixels, answer.outputs[0], strict=True)
             return loaded.manifest, answer, [{"explanation": await explain(prober, *row)} for row in rows]
 
-    async def _pixels(self, scope: Scope, body: bytes) -> Array:
-        kind = media_type(scope)
+    async def _pixels(self, content_type: bytes, body: bytes) -> Array:
+        found = self._picture(content_type, body)
+        if isinstance(found, np.ndarray):
+            return found
+        if len(found.data) <= _DECODE_ON_LOOP_BYTES:
+            return found.decode(self.settings.max_image_pixels)
+        return await self.off_loop(found.decode, self.settings.max_image_pixels)
+
+    def at_once(self, content_type: bytes, body: bytes) -> Ready | None:
+        there = self.registry.at_once("image")
+        if there is None:
+            return None
+        found = self._picture(content_type, body)
+        if isinstance(found, _Picture):
+            if len(found.data) > _DECODE_ON_LOOP_BYTES:
+                return None
+            found = found.decode(self.settings.max_image_pixels)
+        slot, loaded = there
+        part = Part({loaded.manifest.inputs[0].name: found[np.newaxis]})
+        return Ready(slot.batcher, loaded.engine, part, functools.partial(_render, loaded.manifest))
+
+    def _picture(self, content_type: bytes, body: bytes) -> Array | _Picture:
+        """The pixels of a request, or its picture where that is still to be decoded."""
+        kind = media_type(content_type)
         if kind in image.IMAGE_TYPES or kind in _MISSPELT:
-            return await self._decode(image.from_bytes, body)
+            return _Picture(image.from_bytes, body)
         if kind == "multipart/form-data":
-            found = forms.files(body, header(scope, b"content-type") or b"", "file")
+            found = forms.files(body, content_type, "file")
             if len(found) != 1:
                 raise invalid(
                     f"The form has {len(found)} files; one is taken here, many at /predict/digit/batch.",
                     ("body", "file"),
                 )
-            return await self._decode(image.from_bytes, found[0])
+            return _Picture(image.from_bytes, found[0])
         if is_json(kind):
             content = _input_alone(parse_json(body))
             if one_of(content, ("image", "pixels"), (), ("body",)) == "pixels":
                 return image.from_pixels(content["pixels"])
-            return await self._decode(image.from_base64, text_of(content["image"], ("body", "image")))
+            return _Picture(image.from_base64, text_of(content["image"], ("body", "image")))
         raise unsupported(kind, [*sorted(image.IMAGE_TYPES), "multipart/form-data", "application/json"])
-
-    async def _decode(self, call: Callable[..., Array], picture: bytes | str) -> Array:
-        limit = self.settings.max_image_pixels
-        if len(picture) <= _DECODE_ON_LOOP_BYTES:
-            return call(picture, max_pixels=limit)
-        return await self.off_loop(call, picture, max_pixels=limit)
 
 
 class DigitBatch(Digit):
@@ -99,18 +128,18 @@ class DigitBatch(Digit):
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
         asked = asked_in_query(scope)
         await self.registry.model("image", asked.model, asked.version)
-        pixels = await self._pixels(scope, body)
+        pixels = await self._pixels(header(scope, b"content-type") or b"", body)
         if asked.explain:
             check_explained(len(pixels), ("query", "explain"))
         manifest, answer, reasons = await self.run(pixels, asked, gone)
         predictions = [{**digit(row), **reason} for row, reason in zip(answer.outputs[0], reasons, strict=True)]
         return {"predictions": predictions, "model": model_of(manifest)}, [answer]
 
-    async def _pixels(self, scope: Scope, body: bytes) -> Array:
-        kind = media_type(scope)
+    async def _pixels(self, content_type: bytes, body: bytes) -> Array:
+        kind = media_type(content_type)
         most = self.settings.max_batch_items
         if kind == "multipart/form-data":
-            found = forms.files(body, header(scope, b"content-type") or b"", "file")
+            found = forms.files(body, content_type, "file")
             check_count(len(found), ("body", "file"), most)
             return await self.off_loop(self._each, image.from_bytes, found, ("body", "file"))
         if is_json(kind):
@@ -132,6 +161,10 @@ class DigitBatch(Digit):
             except (InvalidInput, UnreadableBody) as error:
                 raise invalid(f"Picture {index}: {error.detail}", (*loc, index), error.code) from None
         return np.stack(decoded)
+
+
+def _render(manifest: Manifest, answer: Answer) -> bytes:
+    return dumps({**digit(answer.outputs[0][0]), "model": model_of(manifest)})
 
 
 def _input_alone(body: Any) -> dict[str, Any]:

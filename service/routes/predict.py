@@ -18,6 +18,10 @@ ENDPOINTS: dict[str, type[Endpoint]] = {
 }
 
 
+SHORT = ("/predict/digit", "/predict/sequence")
+"""Paths whose small requests need no task: `service.direct`."""
+
+
 def endpoints(registry: Registry, settings: Settings) -> dict[str, Endpoint]:
     """The endpoint of each path."""
     return {path: endpoint(registry, settings) for path, endpoint in ENDPOINTS.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -10,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from starlette.types import Scope
 
+from models.manifest import Kind
 from service.answers import forecast, topic
 from service.batch import Answer, Part
+from service.direct import Ready
 from service.engine import Engine, Tensors
 from service.errors import Location
 from service.explain import series as series_reasons
@@ -21,7 +24,7 @@ from service.inputs import series
 from service.inputs.fields import asked_in_body, check_explained, items_of, json_object, one_of, require_json
 from service.routes.endpoint import Endpoint, Gone
 from service.slot import Loaded, Slot
-from service.wire import parse_json
+from service.wire import dumps, header, parse_json
 
 _ONE_OF = ("text", "values")
 _OPTIONS = ("model", "version", "explain")
@@ -42,13 +45,32 @@ class _Row(NamedTuple):
     explain: bool
 
 
+class _Asked(NamedTuple):
+    """One item of a request: its JSON object, whether that is text or a series, and what else it asks for."""
+
+    content: dict[str, Any]
+    kind: Kind
+    name: str | None
+    version: int | None
+    explain: bool
+
+
 class Sequences(Endpoint):
     """One text or series."""
 
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
-        require_json(scope)
+        require_json(header(scope, b"content-type") or b"")
         predictions, answers = await self.predict([parse_json(body)], [_BODY], gone)
         return predictions[0], answers
+
+    def at_once(self, content_type: bytes, body: bytes) -> Ready | None:
+        require_json(content_type)
+        asked = self._asked(parse_json(body), _BODY)
+        there = self.registry.at_once(asked.kind)
+        if there is None or (asked.name, asked.version, asked.explain) != (None, None, False):
+            return None
+        row = self._decode(*there, asked, _BODY)
+        return Ready(row.slot.batcher, row.loaded.engine, row.part, functools.partial(_render, row))
 
     async def predict(
         self, items: Sequence[Any], places: Sequence[Location], gone: Gone
@@ -103,13 +125,20 @@ class Sequences(Endpoint):
         return list(await asyncio.gather(*(futures[index] for index in range(len(rows)))))
 
     async def _row(self, item: Any, loc: Location) -> _Row:
+        asked = self._asked(item, loc)
+        return self._decode(*await self.registry.model(asked.kind, asked.name, asked.version), asked, loc)
+
+    def _asked(self, item: Any, loc: Location) -> _Asked:
         content = json_object(item, loc)
-        key = one_of(content, _ONE_OF, (*_OPTIONS, "start") if "values" in content else _OPTIONS, loc)
-        name, version, explain = asked_in_body(content, loc)
-        if key == "text":
-            slot, loaded = await self.registry.model("text", name, version)
+        kind: Kind = "text"
+        if one_of(content, _ONE_OF, (*_OPTIONS, "start") if "values" in content else _OPTIONS, loc) == "values":
+            kind = "series"
+        return _Asked(content, kind, *asked_in_body(content, loc))
+
+    def _decode(self, slot: Slot, loaded: Loaded, asked: _Asked, loc: Location) -> _Row:
+        content, explain = asked.content, asked.explain
+        if asked.kind == "text":
             return _Row(slot, loaded, self._text(loaded, content["text"], (*loc, "text")), [], content["text"], explain)
-        slot, loaded = await self.registry.model("series", name, version)
         part, times = self._series(loaded, content, loc)
         return _Row(slot, loaded, part, times, content["values"], explain)
 
@@ -137,13 +166,17 @@ class SequenceBatch(Sequences):
     """Many, kinds mixed, answered in order."""
 
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
-        require_json(scope)
+        require_json(header(scope, b"content-type") or b"")
         content = json_object(parse_json(body), _BODY)
         one_of(content, ("inputs",), (), _BODY)
         items = items_of(content["inputs"], ("body", "inputs"), self.settings.max_batch_items)
         places = [("body", "inputs", index) for index in range(len(items))]
         predictions, answers = await self.predict(items, places, gone)
         return {"predictions": predictions}, answers
+
+
+def _render(row: _Row, answer: Answer) -> bytes:
+    return dumps(_prediction(row, answer))
 
 
 def _prediction(row: _Row, answer: Answer) -> dict[str, Any]:

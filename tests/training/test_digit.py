@@ -11,7 +11,7 @@ from torch import nn
 
 from training import classify
 from training.datasets import mnist
-from training.nets.cnn import DigitCnn, fold
+from training.nets.cnn import DigitCnn, LeanCnn, fold
 from training.nets.mlp import DigitMlp
 from training.tasks.base import Splits
 from training.tasks.digit import TASK, Serving, augment, strangers
@@ -98,6 +98,18 @@ def test_folding_the_norms_changes_no_answer(network: type[DigitCnn | DigitMlp],
     torch.testing.assert_close(served(pixels), trained(pixels), atol=1e-4, rtol=1e-5)
     assert sum(parameter.numel() for parameter in served.parameters()) == weights
     assert not any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.Dropout) for layer in served.modules())
+
+
+def test_fewer_operations_change_no_answer() -> None:
+    """Neither the cut edge nor the scaling left to the first convolution is seen in a logit, whatever the pixels."""
+    trained = _worn(DigitCnn(0.13, 0.31))
+    lean = LeanCnn(trained)
+    pixels = TASK.example(64, 0, 0)["pixels"]
+    torch.testing.assert_close(lean(pixels), trained(pixels), atol=1e-5, rtol=1e-5)
+    assert sum(parameter.numel() for parameter in lean.parameters()) == 93_322
+    edge = pixels.clone()
+    edge[:, 26:], edge[:, :, 26:] = 255, 0
+    assert torch.equal(lean(edge), lean(pixels))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from models.jobs import NetworkRecipe, Range, TaskRecipe
 from models.manifest import Buckets, TensorSpec
 from training import classify, doubt
 from training.datasets import clutter, mnist
-from training.nets.cnn import DigitCnn
+from training.nets.cnn import DigitCnn, LeanCnn
 from training.nets.mlp import DigitMlp
 from training.tasks.base import Inputs, Optimisation, ServingSpec, Split, Splits, Task
 
@@ -174,10 +174,11 @@ class DigitTask:
         """
         if not isinstance(module, DigitCnn | DigitMlp):
             raise TypeError(f"{type(module).__name__} is not a digit network")
-        served = module.folded()
+        served: nn.Module = module.folded()
         if isinstance(served, DigitCnn):
             moved = self.batches(splits.train, _BATCH, torch.Generator().manual_seed(0))
             doubt.learn(served, ((inputs["pixels"], labels) for inputs, labels in moved), strangers, _SMOOTHING)
+            served = LeanCnn(served)
         raw = self.predict(served, splits.validation)
         targets = splits.validation.targets
         heat = classify.temperature(raw, targets)
