@@ -20,7 +20,7 @@ from models.lifeline import signal_when_parent_dies
 from service import logs
 from service.acceptor import Acceptor, Counts
 from service.app import create_app
-from service.direct import DirectProtocol
+from service.direct import Desk, DirectProtocol
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,7 @@ class _Server(uvicorn.Server):
         class protocol(DirectProtocol):  # noqa: N801
             table = app.direct
             metrics = app.state.metrics
+            desk = Desk()
 
             def connection_lost(self, exc: Exception | None) -> None:
                 acceptor.gone()

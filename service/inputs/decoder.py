@@ -31,6 +31,7 @@ _TINY = 64
 _PLAIN_PNG_PIXELS = 128 * 128
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_START = _PNG + b"\0\0\0\rIHDR"
+_28_BY_28 = b"\0\0\0\x1c" * 2
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_FILTERS = b"\0\1\2\3\4"
 _PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
@@ -45,7 +46,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
     At most 1,024 pixels a side: larger pictures are averaged down. Raises UnreadableBody or InvalidInput.
     """
-    plain = _read_plain_png(data, max_pixels)
+    plain = plain_png(data, max_pixels)
     return _read_any(data, max_pixels) if plain is None else plain
 
 
@@ -58,10 +59,15 @@ def not_enlarged(pixels: Pixels) -> Pixels:
     for lines in (pixels, pixels.swapaxes(0, 1)):
         steps = np.flatnonzero((lines[1:] != lines[:-1]).any(axis=tuple(range(1, lines.ndim)))) + 1
         block = math.gcd(block, *steps.tolist())
-    return pixels[::block, ::block] if max(height, width) <= _TINY * block else pixels
+    return pixels[::block, ::block] if 1 < block and max(height, width) <= _TINY * block else pixels
 
 
-def _read_plain_png(data: bytes, max_pixels: int) -> Pixels | None:
+def says_28_by_28(data: bytes) -> bool:
+    """Whether a PNG's header says it has the size of an MNIST image."""
+    return data[16:24] == _28_BY_28
+
+
+def plain_png(data: bytes, max_pixels: int = _PLAIN_PNG_PIXELS) -> Pixels | None:
     """A small 8-bit grey PNG of nothing but IHDR, IDAT and IEND by OpenCV, several times as fast as Pillow; else None.
 
     OpenCV makes up what a broken file lacks, so its checksums and the length of its rows are proved first.

@@ -7,6 +7,7 @@ Owns the three forms a client may send. File formats are `decoder`, telling ink 
 from __future__ import annotations
 
 import binascii
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeGuard
@@ -35,15 +36,39 @@ def from_bytes(data: bytes, *, max_pixels: int = 25_000_000) -> Pixels:
     Raises UnreadableBody (`unreadable_image`), InvalidInput (`image_too_large`, before any pixel is decoded,
     or `blank_image`). Of several frames or pages the first counts.
     """
-    pixels = decoder.read(data, max_pixels)
-    if pixels.shape == (_SIDE, _SIDE):
+    sent = decoder.read(data, max_pixels)
+    ready = centre.as_is(sent)
+    if ready is not None:
+        return ready
+    pixels = decoder.not_enlarged(sent)
+    if pixels is not sent:
         ready = centre.as_is(pixels)
         if ready is not None:
             return ready
-    drawing = ink.find(decoder.not_enlarged(pixels))
+    drawing = ink.find(pixels)
     if drawing is None:
         raise _blank()
     return centre.fit(drawing)
+
+
+def in_mnist_form(pictures: Sequence[bytes | str]) -> list[Pixels | None]:
+    """For each file, or base64 of one, what `from_bytes` gives, if it is a plain PNG in MNIST's form; else None.
+
+    Much faster for many at a time.
+    """
+    read = [_plain(picture) for picture in pictures]
+    found = [pixels for pixels in read if pixels is not None]
+    ready = iter(centre.as_are(found))
+    return [None if pixels is None else next(ready) for pixels in read]
+
+
+def _plain(picture: bytes | str) -> Pixels | None:
+    """A plain PNG of 28x28 pixels, whatever it shows."""
+    try:
+        data = picture if isinstance(picture, bytes) else _unbase64(picture)
+    except UnreadableBody:
+        return None
+    return decoder.plain_png(data) if decoder.says_28_by_28(data) else None
 
 
 def from_base64(text: str, *, max_pixels: int = 25_000_000, loc: Place = ("body", "image")) -> Pixels:

@@ -12,9 +12,9 @@ from starlette.types import Scope
 from models.manifest import Manifest
 from service.answers import digit, model_of
 from service.batch import Answer, Part
-from service.direct import Ready
+from service.direct import Decoded, Ready, Request
 from service.engine import Array
-from service.errors import InvalidInput, Location, UnreadableBody
+from service.errors import InvalidInput, Location, ServiceError, UnreadableBody
 from service.explain.digit import explain
 from service.inputs import forms, image
 from service.inputs.fields import (
@@ -88,18 +88,41 @@ class Digit(Endpoint):
             return found.decode(self.settings.max_image_pixels)
         return await self.off_loop(found.decode, self.settings.max_image_pixels)
 
-    def at_once(self, content_type: bytes, body: bytes) -> Ready | None:
+    def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
         there = self.registry.at_once("image")
         if there is None:
-            return None
-        found = self._picture(content_type, body)
-        if isinstance(found, _Picture):
-            if len(found.data) > _DECODE_ON_LOOP_BYTES:
-                return None
-            found = found.decode(self.settings.max_image_pixels)
+            return [None] * len(requests)
         slot, loaded = there
-        part = Part({loaded.manifest.inputs[0].name: found[np.newaxis]})
-        return Ready(slot.batcher, loaded.engine, part, functools.partial(_render, loaded.manifest))
+        name, render = loaded.manifest.inputs[0].name, functools.partial(_render, loaded.manifest)
+        return [
+            Ready(slot.batcher, loaded.engine, Part({name: found[np.newaxis]}), render)
+            if isinstance(found, np.ndarray)
+            else found
+            for found in self._pixels_at_once([self._picture_or_error(request) for request in requests])
+        ]
+
+    def _pixels_at_once(self, found: list[Array | _Picture | ServiceError]) -> list[Array | ServiceError | None]:
+        """Pictures decoded, but for large ones: None. Those in MNIST's form are recognised together."""
+        small = [each.data for each in found if isinstance(each, _Picture) and len(each.data) <= _DECODE_ON_LOOP_BYTES]
+        ready = iter(image.in_mnist_form(small))
+        return [
+            (None if len(each.data) > _DECODE_ON_LOOP_BYTES else self._decoded(each, next(ready)))
+            if isinstance(each, _Picture)
+            else each
+            for each in found
+        ]
+
+    def _decoded(self, picture: _Picture, ready: Array | None) -> Array | ServiceError:
+        try:
+            return picture.decode(self.settings.max_image_pixels) if ready is None else ready
+        except ServiceError as error:
+            return error
+
+    def _picture_or_error(self, request: Request) -> Array | _Picture | ServiceError:
+        try:
+            return self._picture(request.content_type, request.body)
+        except ServiceError as error:
+            return error
 
     def _picture(self, content_type: bytes, body: bytes) -> Array | _Picture:
         """The pixels of a request, or its picture where that is still to be decoded."""

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.answers import explaining_headers
 from service.batch import Answer
-from service.direct import Ready
+from service.direct import Decoded, Request
 from service.errors import ServiceError
 from service.explain.prober import Prober
 from service.middleware import answer_with
@@ -68,8 +68,8 @@ class Endpoint:
         deadline = asyncio.get_running_loop().time() + self.timeout_s
         return Prober(slot.batcher, loaded, deadline=deadline, gone=gone)
 
-    def at_once(self, content_type: bytes, body: bytes) -> Ready | None:
-        """A request without a query decoded on the spot, or None where that needs the event loop."""
+    def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
+        """The short way: each request decoded, or what is wrong with it, or None where it needs the event loop."""
         raise NotImplementedError
 
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:

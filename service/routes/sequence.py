@@ -14,9 +14,9 @@ from starlette.types import Scope
 from models.manifest import Kind
 from service.answers import forecast, topic
 from service.batch import Answer, Part
-from service.direct import Ready
+from service.direct import Decoded, Ready, Request
 from service.engine import Engine, Tensors
-from service.errors import Location
+from service.errors import Location, ServiceError
 from service.explain import series as series_reasons
 from service.explain import text as text_reasons
 from service.explain.prober import Prober
@@ -63,9 +63,18 @@ class Sequences(Endpoint):
         predictions, answers = await self.predict([parse_json(body)], [_BODY], gone)
         return predictions[0], answers
 
-    def at_once(self, content_type: bytes, body: bytes) -> Ready | None:
-        require_json(content_type)
-        asked = self._asked(parse_json(body), _BODY)
+    def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
+        return [self._at_once(request) for request in requests]
+
+    def _at_once(self, request: Request) -> Decoded:
+        try:
+            return self._ready(request)
+        except ServiceError as error:
+            return error
+
+    def _ready(self, request: Request) -> Ready | None:
+        require_json(request.content_type)
+        asked = self._asked(parse_json(request.body), _BODY)
         there = self.registry.at_once(asked.kind)
         if there is None or (asked.name, asked.version, asked.explain) != (None, None, False):
             return None

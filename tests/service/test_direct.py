@@ -202,7 +202,7 @@ def test_what_cannot_be_rendered_is_an_error_and_the_batch_goes_on(caplog):
     written = []
 
     class Protocol:
-        url = b"/predict/digit"
+        url, scope = b"/predict/digit", {}
         server_state = type("State", (), {"default_headers": []})
 
         def finish(self, _exchange, status, response):
