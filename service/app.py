@@ -18,8 +18,8 @@ from models.jobs import Recipes
 from models.store import Store
 from service import openapi
 from service.device import choose
-from service.direct import Direct
 from service.errors import InternalError, InvalidInput, NotFound, ServiceError, UnreadableBody
+from service.exchange import Direct
 from service.jobs import JobBoard
 from service.metrics import Metrics
 from service.middleware import Envelope

@@ -3,198 +3,66 @@
 uvicorn's protocol reads and parses every request. Those that a fast endpoint can decode on the spot go straight into
 their model's queue, and the batch that answers them writes the responses. All others - other routes, queries, large
 bodies, pipelined requests - take uvicorn's own way through the application. A client sees no difference.
+
+A client's next request mostly has the very head of one before. Such a head is not parsed again, byte for byte the same
+as it is: what the parser made of it is kept.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.answers import explaining_headers
-from service.batch import Answer, Part
-from service.batcher import Batcher
-from service.engine import Runner
-from service.errors import InternalError, ServiceError
+from service.exchange import Desk, Direct, Exchange, Head
 from service.metrics import Metrics
-from service.wire import JSON, PROBLEM, Header, id_of, problem
-
-log = logging.getLogger(__name__)
+from service.wire import Header
 
 _MOST_BODY_BYTES = 65_536
 """Larger bodies take long enough to read and decode that the way does not matter."""
-
-
-class Ready(NamedTuple):
-    """A decoded request: the queue it goes to, its rows, and how its answer becomes a JSON body."""
-
-    batcher: Batcher
-    engine: Runner
-    part: Part
-    render: Callable[[Answer], bytes]
-
-
-class Request(NamedTuple):
-    """A POST without a query, wholly read."""
-
-    content_type: bytes
-    body: bytes
-
-
-Decoded = Ready | ServiceError | None
-
-
-class Direct(Protocol):
-    """An endpoint with a short way."""
-
-    timeout_s: float
-
-    def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
-        """Each request decoded, or what is wrong with it, or None where it needs the event loop."""
-
-
-class Exchange:
-    """One request on the short way. uvicorn sees its request cycle in it, the batcher the future of its answer."""
-
-    __slots__ = (
-        "body",
-        "content_type",
-        "disconnected",
-        "endpoint",
-        "keep_alive",
-        "message_event",
-        "path",
-        "protocol",
-        "render",
-        "request_id",
-        "response_complete",
-        "scope",
-        "started",
-    )
-
-    def __init__(
-        self, protocol: DirectProtocol, endpoint: Direct, content_type: bytes, given_id: bytes | None, *, keep: bool
-    ) -> None:
-        self.started = perf_counter()
-        self.protocol = protocol
-        self.path = protocol.url.decode("latin-1")
-        self.scope: Any = protocol.scope
-        self.endpoint = endpoint
-        self.content_type = content_type
-        self.request_id = id_of(given_id)
-        self.keep_alive = keep
-        self.body = b""
-        self.disconnected = False
-        self.response_complete = False
-        self.message_event = _NOBODY_WAITS
-        self.render: Callable[[Answer], bytes] | None = None
-
-    # ------------------------------------------------------------------ what the batcher calls
-
-    def done(self) -> bool:
-        return self.response_complete or self.disconnected
-
-    def gone(self) -> bool:
-        return self.disconnected
-
-    def cancel(self) -> None:
-        """The batcher gave up the place of a client who had left: nobody is to be told."""
-
-    def set_result(self, answer: Answer) -> None:
-        try:
-            body = self.render(answer) if self.render is not None else b""
-        except Exception as error:
-            self.fail(error)
-            return
-        self._send(200, JSON, body, explaining_headers([answer]))
-
-    def set_exception(self, error: ServiceError) -> None:
-        body, headers = problem(error, self.request_id.decode())
-        self._send(error.status, PROBLEM, body, headers)
-
-    # ------------------------------------------------------------------ what the desk calls
-
-    def fail(self, error: Exception) -> None:
-        """Tell the client what is wrong; what was not foreseen is for the log alone."""
-        if not isinstance(error, ServiceError):
-            log.error("request %s failed", self.request_id.decode(), exc_info=error)
-            error = InternalError("Something failed on our side; the log has the reason.")
-        self.set_exception(error)
-
-    def admit(self, ready: Ready) -> None:
-        """Queue the decoded request."""
-        self.render = ready.render
-        try:
-            ready.batcher.admit(ready.engine, ready.part, self, timeout_s=self.endpoint.timeout_s, gone=self.gone)
-        except ServiceError as error:
-            self.set_exception(error)
-
-    # ------------------------------------------------------------------ inside
-
-    def _send(self, status: int, content_type: bytes, body: bytes, headers: list[Header]) -> None:
-        self.response_complete = True
-        lines = [STATUS_LINE[status]]
-        for name, value in (*self.protocol.server_state.default_headers, *headers):
-            lines += (name, b": ", value, b"\r\n")
-        lines.append(
-            b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
-            % (content_type, len(body), self.request_id, b"" if self.keep_alive else b"connection: close\r\n")
-        )
-        lines.append(body)
-        self.protocol.finish(self, status, b"".join(lines))
-
-
-class Desk:
-    """Gathers what was read in one turn of the loop: many requests are decoded faster one behind the other."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Direct, list[Exchange]] = {}
-        self._loop = asyncio.get_running_loop()
-
-    def take(self, exchange: Exchange) -> None:
-        """A request whose body has been read."""
-        if not self._waiting:
-            self._loop.call_soon(self._serve)
-        self._waiting.setdefault(exchange.endpoint, []).append(exchange)
-
-    def _serve(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for endpoint, exchanges in waiting.items():
-            there = [exchange for exchange in exchanges if not exchange.disconnected]
-            try:
-                decoded = endpoint.at_once([Request(exchange.content_type, exchange.body) for exchange in there])
-            except Exception as error:
-                for exchange in there:
-                    exchange.fail(error)
-                continue
-            for exchange, ready in zip(there, decoded, strict=True):
-                if ready is None:
-                    exchange.protocol.take_the_long_way(exchange)
-                elif isinstance(ready, ServiceError):
-                    exchange.set_exception(ready)
-                else:
-                    exchange.admit(ready)
+_MOST_HEADS, _MOST_HEAD_BYTES = 1_024, 2_048
+_HEAD_END = b"\r\n\r\n"
 
 
 class DirectProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with a short way for the paths of `table`."""
+    """uvicorn's HTTP/1.1 protocol with a short way for the paths of `table`; `heads` are those known already."""
 
     table: Mapping[bytes, Direct] = {}
+    heads: dict[bytes, Head]
     metrics: Metrics
     desk: Desk
 
     cycle: Any  # uvicorn's own, or an Exchange
+    _data = b""
+    _in_message = False
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_message and self._is_free():
+            end = data.find(_HEAD_END)
+            head = self.heads.get(data[:end])
+            if head is not None and len(data) == end + len(_HEAD_END) + head.length:
+                self._unset_keepalive_if_required()
+                self.cycle = Exchange(self, head, data[end + len(_HEAD_END) :])
+                self.desk.take(self.cycle)
+                return
+            self._data = data
+        super().data_received(data)
+        self._data = b""
+
+    def on_message_begin(self) -> None:
+        self._in_message = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        exchange = self._exchange()
-        if exchange is None:
+        head = self._head()
+        if head is None:
             super().on_headers_complete()
         else:
-            self.cycle = exchange
+            self._learn(head)
+            self.cycle = Exchange(self, head)
 
     def on_body(self, body: bytes) -> None:
         if type(self.cycle) is Exchange and not self.cycle.response_complete:
@@ -203,6 +71,7 @@ class DirectProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_message = False
         if type(self.cycle) is Exchange and not self.cycle.response_complete:
             self.desk.take(self.cycle)
         else:
@@ -213,6 +82,11 @@ class DirectProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if type(exchange) is Exchange and not exchange.response_complete:
             self._count(exchange, 499)
+
+    # ------------------------------------------------------------------ what an exchange calls
+
+    def default_headers(self) -> list[Header]:
+        return self.server_state.default_headers
 
     def finish(self, exchange: Exchange, status: int, response: bytes) -> None:
         """Write an exchange's response, and let the connection go on."""
@@ -226,10 +100,24 @@ class DirectProtocol(HttpToolsProtocol):
 
     def take_the_long_way(self, exchange: Exchange) -> None:
         """Give a request that was read already to the application, as uvicorn would have."""
-        path = exchange.path
-        exchange.scope |= {"method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+        path = exchange.head.path
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": list(exchange.head.headers),
+            "state": self.app_state.copy(),
+        }
         cycle = RequestResponseCycle(
-            scope=exchange.scope,
+            scope=scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -250,8 +138,12 @@ class DirectProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ inside
 
-    def _exchange(self) -> Exchange | None:
-        """An exchange for the request whose head was just read, if it may take the short way."""
+    def _is_free(self) -> bool:
+        """Whether a request that came now could be answered next, at once."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+
+    def _head(self) -> Head | None:
+        """The head that was just parsed, if its request may take the short way."""
         endpoint = self.table.get(self.url)
         if (
             endpoint is None
@@ -259,8 +151,7 @@ class DirectProtocol(HttpToolsProtocol):
             or self.expect_100_continue
             or self.parser.should_upgrade()
             or self.parser.get_http_version() != "1.1"
-            or self.flow.write_paused
-            or (self.cycle is not None and not self.cycle.response_complete)
+            or not self._is_free()
         ):
             return None
         length, content_type, given_id = 0, None, None
@@ -273,17 +164,22 @@ class DirectProtocol(HttpToolsProtocol):
                 given_id = value
         if not 0 < length <= _MOST_BODY_BYTES:
             return None
-        return Exchange(self, endpoint, content_type or b"", given_id, keep=self.parser.should_keep_alive())
+        keep = self.parser.should_keep_alive()
+        return Head(endpoint, self.url.decode("latin-1"), self.headers, content_type or b"", given_id, length, keep)
+
+    def _learn(self, head: Head) -> None:
+        """Keep a head that may come again, if its request is all that was received."""
+        end = self._data.find(_HEAD_END)
+        if (
+            head.given_id is not None
+            or end > _MOST_HEAD_BYTES
+            or len(self._data) != end + len(_HEAD_END) + head.length
+            or not self._data.startswith(b"POST ")
+        ):
+            return
+        if len(self.heads) >= _MOST_HEADS:
+            self.heads.clear()
+        self.heads[self._data[:end]] = head
 
     def _count(self, exchange: Exchange, status: int) -> None:
-        self.metrics.request(exchange.path, status, perf_counter() - exchange.started)
-
-
-class _NoEvent:
-    """In the place of a cycle's event: on the short way nothing waits for the request's body or its end."""
-
-    def set(self) -> None:
-        """Nothing to wake."""
-
-
-_NOBODY_WAITS = _NoEvent()
+        self.metrics.request(exchange.head.path, status, perf_counter() - exchange.started)

@@ -20,7 +20,8 @@ from models.lifeline import signal_when_parent_dies
 from service import logs
 from service.acceptor import Acceptor, Counts
 from service.app import create_app
-from service.direct import Desk, DirectProtocol
+from service.direct import DirectProtocol
+from service.exchange import Desk, Head
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class _Server(uvicorn.Server):
             table = app.direct
             metrics = app.state.metrics
             desk = Desk()
+            heads: dict[bytes, Head] = {}  # noqa: RUF012 (of this process)
 
             def connection_lost(self, exc: Exception | None) -> None:
                 acceptor.gone()

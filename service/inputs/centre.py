@@ -30,7 +30,7 @@ _WORKING = 80
 
 
 def as_is(pixels: Pixels) -> Pixels | None:
-    """A picture [28, 28] itself if it has an MNIST image's form, light on black, or its negative if that has; else None.
+    """A picture itself if it has an MNIST image's form, 28x28 and light on black, or its negative if that has it.
 
     All 70,000 images of MNIST are 18 to 20 pixels long and centred by mass within 0.52: wider limits let all pass, and
     digits of other corpora, which are larger, smaller or out of place, are made anew.

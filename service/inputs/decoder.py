@@ -59,7 +59,7 @@ def not_enlarged(pixels: Pixels) -> Pixels:
     for lines in (pixels, pixels.swapaxes(0, 1)):
         steps = np.flatnonzero((lines[1:] != lines[:-1]).any(axis=tuple(range(1, lines.ndim)))) + 1
         block = math.gcd(block, *steps.tolist())
-    return pixels[::block, ::block] if 1 < block and max(height, width) <= _TINY * block else pixels
+    return pixels[::block, ::block] if block > 1 and max(height, width) <= _TINY * block else pixels
 
 
 def says_28_by_28(data: bytes) -> bool:

@@ -12,9 +12,9 @@ from starlette.types import Scope
 from models.manifest import Manifest
 from service.answers import digit, model_of
 from service.batch import Answer, Part
-from service.direct import Decoded, Ready, Request
 from service.engine import Array
 from service.errors import InvalidInput, Location, ServiceError, UnreadableBody
+from service.exchange import Decoded, Ready, Request
 from service.explain.digit import explain
 from service.inputs import forms, image
 from service.inputs.fields import (

@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.answers import explaining_headers
 from service.batch import Answer
-from service.direct import Decoded, Request
 from service.errors import ServiceError
+from service.exchange import Decoded, Request
 from service.explain.prober import Prober
 from service.middleware import answer_with
 from service.registry import Registry

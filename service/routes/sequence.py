@@ -14,9 +14,9 @@ from starlette.types import Scope
 from models.manifest import Kind
 from service.answers import forecast, topic
 from service.batch import Answer, Part
-from service.direct import Decoded, Ready, Request
 from service.engine import Engine, Tensors
 from service.errors import Location, ServiceError
+from service.exchange import Decoded, Ready, Request
 from service.explain import series as series_reasons
 from service.explain import text as text_reasons
 from service.explain.prober import Prober

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from service.batch import Answer
-from service.direct import Exchange
+from service.exchange import Exchange, Head
 from tests.server import EXAMPLES, Server
 from tests.service.pictures import mnist_test
 
@@ -201,9 +201,9 @@ def test_what_cannot_be_rendered_is_an_error_and_the_batch_goes_on(caplog):
     """A fault of ours is a 500 with fixed words; its reason is in the log."""
     written = []
 
-    class Protocol:
-        url, scope = b"/predict/digit", {}
-        server_state = type("State", (), {"default_headers": []})
+    class Line:
+        def default_headers(self):
+            return []
 
         def finish(self, _exchange, status, response):
             written.append((status, response))
@@ -211,7 +211,7 @@ def test_what_cannot_be_rendered_is_an_error_and_the_batch_goes_on(caplog):
     def render(_answer):
         raise ValueError("secret")
 
-    exchange = Exchange(Protocol(), None, b"", None, keep=True)
+    exchange = Exchange(Line(), Head(None, "/predict/digit", [], b"", None, 1, keep_alive=True))
     exchange.render = render
     exchange.set_result(Answer([np.zeros((1, 10))], 1, "CPUExecutionProvider", 0.0, 0.0, 1))
     ((status, response),) = written

@@ -1,0 +1,199 @@
+"""One request on the short way, and the desk where those read in one turn of the loop are decoded together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import NamedTuple, Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from service.answers import explaining_headers
+from service.batch import Answer, Part
+from service.batcher import Batcher
+from service.engine import Runner
+from service.errors import InternalError, ServiceError
+from service.wire import JSON, PROBLEM, Header, id_of, problem
+
+log = logging.getLogger(__name__)
+
+
+class Ready(NamedTuple):
+    """A decoded request: the queue it goes to, its rows, and how its answer becomes a JSON body."""
+
+    batcher: Batcher
+    engine: Runner
+    part: Part
+    render: Callable[[Answer], bytes]
+
+
+class Request(NamedTuple):
+    """A POST without a query, wholly read."""
+
+    content_type: bytes
+    body: bytes
+
+
+Decoded = Ready | ServiceError | None
+
+
+class Direct(Protocol):
+    """An endpoint with a short way."""
+
+    timeout_s: float
+
+    def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
+        """Each request decoded, or what is wrong with it, or None where it needs the event loop."""
+
+
+class Head(NamedTuple):
+    """The head of a request that takes the short way."""
+
+    endpoint: Direct
+    path: str
+    headers: list[Header]
+    content_type: bytes
+    given_id: bytes | None
+    length: int
+    keep_alive: bool
+
+
+class Line(Protocol):
+    """The connection a request came by."""
+
+    def default_headers(self) -> list[Header]:
+        """What every response has."""
+
+    def finish(self, exchange: Exchange, status: int, response: bytes) -> None:
+        """Write an exchange's response, and let the connection go on."""
+
+    def take_the_long_way(self, exchange: Exchange) -> None:
+        """Give a request that was read already to the application."""
+
+
+class Exchange:
+    """One request and its response. uvicorn sees its request cycle in it, the batcher the future of its answer."""
+
+    __slots__ = (
+        "body",
+        "disconnected",
+        "head",
+        "keep_alive",
+        "line",
+        "message_event",
+        "render",
+        "request_id",
+        "response_complete",
+        "started",
+    )
+
+    def __init__(self, line: Line, head: Head, body: bytes = b"") -> None:
+        self.started = perf_counter()
+        self.line = line
+        self.head = head
+        self.body = body
+        self.request_id = id_of(head.given_id)
+        self.keep_alive = head.keep_alive
+        self.disconnected = False
+        self.response_complete = False
+        self.message_event = _NOBODY_WAITS
+        self.render: Callable[[Answer], bytes] | None = None
+
+    # ------------------------------------------------------------------ what the batcher calls
+
+    def done(self) -> bool:
+        return self.response_complete or self.disconnected
+
+    def gone(self) -> bool:
+        return self.disconnected
+
+    def cancel(self) -> None:
+        """The batcher gave up the place of a client who had left: nobody is to be told."""
+
+    def set_result(self, answer: Answer) -> None:
+        try:
+            body = self.render(answer) if self.render is not None else b""
+        except Exception as error:
+            self.fail(error)
+            return
+        self._send(200, JSON, body, explaining_headers([answer]))
+
+    def set_exception(self, error: ServiceError) -> None:
+        body, headers = problem(error, self.request_id.decode())
+        self._send(error.status, PROBLEM, body, headers)
+
+    # ------------------------------------------------------------------ what the desk calls
+
+    def fail(self, error: Exception) -> None:
+        """Tell the client what is wrong; what was not foreseen is for the log alone."""
+        if not isinstance(error, ServiceError):
+            log.error("request %s failed", self.request_id.decode(), exc_info=error)
+            error = InternalError("Something failed on our side; the log has the reason.")
+        self.set_exception(error)
+
+    def go_on(self, decoded: Decoded) -> None:
+        """Queue the request, refuse it, or let it take the long way."""
+        if decoded is None:
+            self.line.take_the_long_way(self)
+            return
+        if isinstance(decoded, ServiceError):
+            self.set_exception(decoded)
+            return
+        batcher, engine, part, self.render = decoded
+        try:
+            batcher.admit(engine, part, self, timeout_s=self.head.endpoint.timeout_s, gone=self.gone)
+        except ServiceError as error:
+            self.set_exception(error)
+
+    # ------------------------------------------------------------------ inside
+
+    def _send(self, status: int, content_type: bytes, body: bytes, headers: list[Header]) -> None:
+        self.response_complete = True
+        lines = [STATUS_LINE[status]]
+        for name, value in (*self.line.default_headers(), *headers):
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(
+            b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
+            % (content_type, len(body), self.request_id, b"" if self.keep_alive else b"connection: close\r\n")
+        )
+        lines.append(body)
+        self.line.finish(self, status, b"".join(lines))
+
+
+class Desk:
+    """Gathers the requests read in one turn of the loop: they are decoded faster one behind the other."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Direct, list[Exchange]] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def take(self, exchange: Exchange) -> None:
+        """A request whose body has been read."""
+        if not self._waiting:
+            self._loop.call_soon(self._serve)
+        self._waiting.setdefault(exchange.head.endpoint, []).append(exchange)
+
+    def _serve(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for endpoint, exchanges in waiting.items():
+            there = [exchange for exchange in exchanges if not exchange.disconnected]
+            try:
+                decoded = endpoint.at_once([Request(each.head.content_type, each.body) for each in there])
+            except Exception as error:
+                for exchange in there:
+                    exchange.fail(error)
+                continue
+            for exchange, found in zip(there, decoded, strict=True):
+                exchange.go_on(found)
+
+
+class _NoEvent:
+    """In the place of a cycle's event: on the short way nothing waits for the request's body or its end."""
+
+    def set(self) -> None:
+        """Nothing to wake."""
+
+
+_NOBODY_WAITS = _NoEvent()
