@@ -83,11 +83,11 @@ def from_base64(text: str, *, max_pixels: int = 25_000_000, loc: Place = ("body"
 
 
 def from_pixels(value: object, *, loc: Place = ("body", "pixels")) -> Pixels:
-    """A parsed JSON value, 28 rows of 28 integers 0..255, to uint8 [28, 28] as it is.
+    """A parsed JSON value, 28 rows of 28 integers 0..255, to uint8 [28, 28] as it is; an array is as good as lists.
 
     InvalidInput names the places at fault, the first eight of them; code `blank_image` if all pixels are equal.
     """
-    pixels = _pixels(value, loc)
+    pixels = value.astype(np.uint8) if _are_pixels(value, 2) else _pixels(_as_list(value), loc)
     if pixels.min() == pixels.max():
         raise _blank(loc)
     return pixels
@@ -95,14 +95,32 @@ def from_pixels(value: object, *, loc: Place = ("body", "pixels")) -> Pixels:
 
 def from_pixels_batch(value: object, *, loc: Place = ("body", "pixels")) -> Pixels:
     """A list of such grids to uint8 [n, 28, 28]; InvalidInput as for one, its places begin with the grid's index."""
-    if not isinstance(value, list) or not value:
-        raise _not_pixels([(loc, "must be a list of at least one picture of 28 rows of 28 integers")])
-    grids = np.stack([_pixels(grid, (*loc, index)) for index, grid in enumerate(value)])
+    if _are_pixels(value, 3):
+        grids = value.astype(np.uint8)
+    else:
+        listed = _as_list(value)
+        if not isinstance(listed, list) or not listed:
+            raise _not_pixels([(loc, "must be a list of at least one picture of 28 rows of 28 integers")])
+        grids = np.stack([_pixels(grid, (*loc, index)) for index, grid in enumerate(listed)])
     flat = grids.reshape(len(grids), -1)
     blank = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
     if blank.size:
         raise _blank((*loc, int(blank[0])))
     return grids
+
+
+def _are_pixels(value: object, axes: int) -> TypeGuard[NDArray[np.uint64]]:
+    """Whether this is an array of whole pictures with that many axes."""
+    return (
+        isinstance(value, np.ndarray)
+        and value.ndim == axes
+        and value.shape[-2:] == (_SIDE, _SIDE)
+        and int(value.max()) <= 255
+    )
+
+
+def _as_list(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _pixels(value: object, loc: Place) -> Pixels:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -46,6 +47,8 @@ def parse(
 ) -> Series:
     """The series of a body whose fields `values` and `start` lie at `loc`; every step is checked, then the last kept.
 
+    `values` are lists, as JSON gives them, or an array float64 [steps, columns].
+
     Raises InvalidInput, with the exact place in `errors`: `series_too_short`, `series_too_long`, `invalid_series` for
     rows that are not `spec.columns` finite numbers, `invalid_start`.
     """
@@ -75,11 +78,27 @@ def forecast_times(start: datetime, length: int, spec: SeriesSpec, *, zulu: bool
     """
     step = timedelta(seconds=spec.step_s)
     first = start + length * step
-    texts = [(first + ahead * step).isoformat() for ahead in range(spec.horizon)]
+    last = first + (spec.horizon - 1) * step
+    if first.microsecond or last.utcoffset() != first.utcoffset():
+        texts = [(first + ahead * step).isoformat() for ahead in range(spec.horizon)]
+    else:  # one clock and whole seconds: NumPy writes them in a fifth of the time
+        begin = np.datetime64(first.replace(tzinfo=None), "s")
+        offset = first.isoformat()[19:]
+        texts = [f"{text}{offset}" for text in (begin + _ahead(spec.horizon, spec.step_s)).astype(str).tolist()]
     return [text.removesuffix("+00:00") + "Z" for text in texts] if zulu else texts
 
 
+@lru_cache(maxsize=64)
+def _ahead(horizon: int, step_s: int) -> NDArray[np.timedelta64]:
+    return np.arange(horizon) * np.timedelta64(step_s, "s")
+
+
 def _readings(values: object, spec: SeriesSpec, max_steps: int, loc: Location) -> NDArray[np.float32]:
+    if isinstance(values, np.ndarray):
+        ready = _ready(values, spec, max_steps)
+        if ready is not None:
+            return ready
+        values = values.tolist()
     if not isinstance(values, list):
         raise _invalid(loc, "invalid_series", f"A list of rows is expected, one row of {_row(spec)} for each step.")
     steps = len(values)
@@ -102,6 +121,15 @@ def _readings(values: object, spec: SeriesSpec, max_steps: int, loc: Location) -
     if not (np.abs(numbers) <= LARGEST).all():
         raise _fault(values, spec, loc)
     return numbers.astype(np.float32).reshape(steps, width)
+
+
+def _ready(numbers: NDArray[np.float64], spec: SeriesSpec, max_steps: int) -> NDArray[np.float32] | None:
+    """An array of numbers as the graph takes them, or None if something is wrong with it."""
+    if numbers.ndim != 2 or numbers.shape[1] != len(spec.columns):
+        return None
+    if not spec.min_length <= len(numbers) <= max_steps or not (np.abs(numbers) <= LARGEST).all():
+        return None
+    return numbers.astype(np.float32)
 
 
 def _fault(rows: list[object], spec: SeriesSpec, loc: Location) -> InvalidInput:

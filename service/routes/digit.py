@@ -16,7 +16,7 @@ from service.engine import Array
 from service.errors import InvalidInput, Location, ServiceError, UnreadableBody
 from service.exchange import Decoded, Ready, Request
 from service.explain.digit import explain
-from service.inputs import forms, image
+from service.inputs import forms, image, numbers
 from service.inputs.fields import (
     Asked,
     asked_in_query,
@@ -138,7 +138,7 @@ class Digit(Endpoint):
                 )
             return _Picture(image.from_bytes, found[0])
         if is_json(kind):
-            content = _input_alone(parse_json(body))
+            content = _content(body)
             if one_of(content, ("image", "pixels"), (), ("body",)) == "pixels":
                 return image.from_pixels(content["pixels"])
             return _Picture(image.from_base64, text_of(content["image"], ("body", "image")))
@@ -166,8 +166,11 @@ class DigitBatch(Digit):
             check_count(len(found), ("body", "file"), most)
             return await self.off_loop(self._each, image.from_bytes, found, ("body", "file"))
         if is_json(kind):
-            content = _input_alone(parse_json(body))
+            content = _content(body)
             key = one_of(content, ("images", "pixels"), (), ("body",))
+            if isinstance(content[key], np.ndarray):
+                check_count(len(content[key]), ("body", key), most)
+                return image.from_pixels_batch(content[key])
             items = items_of(content[key], ("body", key), most)
             if key == "pixels":
                 return image.from_pixels_batch(items)
@@ -188,6 +191,12 @@ class DigitBatch(Digit):
 
 def _render(manifest: Manifest, answer: Answer) -> bytes:
     return dumps({**digit(answer.outputs[0][0]), "model": model_of(manifest)})
+
+
+def _content(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body; pixels in it as an array, where they are in order."""
+    read = numbers.read(body, "pixels", "u") if b'"pixels"' in body else None
+    return _input_alone(parse_json(body) if read is None else {**read[1], "pixels": read[0]})
 
 
 def _input_alone(body: Any) -> dict[str, Any]:

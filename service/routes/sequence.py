@@ -20,7 +20,7 @@ from service.exchange import Decoded, Ready, Request
 from service.explain import series as series_reasons
 from service.explain import text as text_reasons
 from service.explain.prober import Prober
-from service.inputs import series
+from service.inputs import numbers, series
 from service.inputs.fields import asked_in_body, check_explained, items_of, json_object, one_of, require_json
 from service.routes.endpoint import Endpoint, Gone
 from service.slot import Loaded, Slot
@@ -60,7 +60,7 @@ class Sequences(Endpoint):
 
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
         require_json(header(scope, b"content-type") or b"")
-        predictions, answers = await self.predict([parse_json(body)], [_BODY], gone)
+        predictions, answers = await self.predict([_content(body)], [_BODY], gone)
         return predictions[0], answers
 
     def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
@@ -74,7 +74,7 @@ class Sequences(Endpoint):
 
     def _ready(self, request: Request) -> Ready | None:
         require_json(request.content_type)
-        asked = self._asked(parse_json(request.body), _BODY)
+        asked = self._asked(_content(request.body), _BODY)
         there = self.registry.at_once(asked.kind)
         if there is None or (asked.name, asked.version, asked.explain) != (None, None, False):
             return None
@@ -182,6 +182,12 @@ class SequenceBatch(Sequences):
         places = [("body", "inputs", index) for index in range(len(items))]
         predictions, answers = await self.predict(items, places, gone)
         return {"predictions": predictions}, answers
+
+
+def _content(body: bytes) -> Any:
+    """The JSON of a body; a series in it as an array, where it is in order."""
+    read = numbers.read(body, "values", "d") if b'"values"' in body else None
+    return parse_json(body) if read is None else {**read[1], "values": read[0]}
 
 
 def _render(row: _Row, answer: Answer) -> bytes:
