@@ -164,7 +164,7 @@ class DigitBatch(Digit):
         if kind == "multipart/form-data":
             found = forms.files(body, content_type, "file")
             check_count(len(found), ("body", "file"), most)
-            return await self.off_loop(self._each, image.from_bytes, found, ("body", "file"))
+            return await self._decoded_all(image.from_bytes, found, ("body", "file"))
         if is_json(kind):
             content = _content(body)
             key = one_of(content, ("images", "pixels"), (), ("body",))
@@ -175,18 +175,30 @@ class DigitBatch(Digit):
             if key == "pixels":
                 return image.from_pixels_batch(items)
             texts = [text_of(item, ("body", key, index)) for index, item in enumerate(items)]
-            return await self.off_loop(self._each, image.from_base64, texts, ("body", key))
+            return await self._decoded_all(image.from_base64, texts, ("body", key))
         raise unsupported(kind, ["multipart/form-data", "application/json"])
 
-    def _each(self, call: Callable[..., Array], pictures: Sequence[bytes | str], loc: Location) -> Array:
-        """Decode all; a bad picture is a 422 that names its index."""
+    async def _decoded_all(self, call: Callable[..., Array], pictures: Sequence[bytes | str], loc: Location) -> Array:
+        """All decoded, in order: what is small and in MNIST's form at once, the rest off the event loop."""
+        small = [len(picture) <= _DECODE_ON_LOOP_BYTES for picture in pictures]
+        quick = iter(image.in_mnist_form([picture for picture, fits in zip(pictures, small, strict=True) if fits]))
+        ready = [next(quick) if fits else None for fits in small]
+        if not all(small) or any(pixels is None for pixels in ready):
+            ready = await self.off_loop(self._rest, call, pictures, ready, loc)
+        return np.stack([pixels for pixels in ready if pixels is not None])
+
+    def _rest(
+        self, call: Callable[..., Array], pictures: Sequence[bytes | str], ready: list[Array | None], loc: Location
+    ) -> list[Array | None]:
+        """Decode what is not ready; a bad picture is a 422 that names its index."""
         decoded = []
-        for index, picture in enumerate(pictures):
+        for index, (picture, pixels) in enumerate(zip(pictures, ready, strict=True)):
             try:
-                decoded.append(call(picture, max_pixels=self.settings.max_image_pixels))
+                found = call(picture, max_pixels=self.settings.max_image_pixels) if pixels is None else pixels
             except (InvalidInput, UnreadableBody) as error:
                 raise invalid(f"Picture {index}: {error.detail}", (*loc, index), error.code) from None
-        return np.stack(decoded)
+            decoded.append(found)
+        return list(decoded)
 
 
 def _render(manifest: Manifest, answer: Answer) -> bytes:
