@@ -21,6 +21,15 @@ def digit(probabilities: Array) -> dict[str, Any]:
     return {"digit": best, "confidence": probabilities[best], "probabilities": probabilities}
 
 
+def digits(probabilities: Array) -> list[dict[str, Any]]:
+    """The same for each row of probabilities float32 [rows, 10]."""
+    best, confidence = probabilities.argmax(1).tolist(), probabilities.max(1)
+    return [
+        {"digit": one, "confidence": sure, "probabilities": row}
+        for one, sure, row in zip(best, confidence, probabilities, strict=True)
+    ]
+
+
 def topic(probabilities: Array, manifest: Manifest) -> dict[str, Any]:
     """Probabilities float32 [classes], in the order of the manifest's labels."""
     best = int(probabilities.argmax())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 _MAX_PARTS = 1024
+_PLAIN_HEAD = re.compile(
+    rb'\r\nContent-Disposition: form-data; name="([^"\\\r\n]*)"(?:; filename="[^"\\\r\n]*")?'
+    rb"(?:\r\nContent-Type: [^\r\n]*)?(?:\r\nContent-Length: [0-9]+)?",
+    re.IGNORECASE,
+)
 
 
 def files(body: bytes, content_type: bytes, field: str) -> list[bytes]:
@@ -25,6 +31,9 @@ def files(body: bytes, content_type: bytes, field: str) -> list[bytes]:
     boundary = options.get(b"boundary")
     if not boundary:
         raise UnreadableBody("The Content-Type has no boundary; let your HTTP client make it.", code="unreadable_form")
+    plain = _plain_files(body, boundary, field)
+    if plain is not None:
+        return plain
     try:
         parser = MultipartParser(boundary, collector.callbacks())
         parser.write(body)
@@ -42,6 +51,23 @@ def files(body: bytes, content_type: bytes, field: str) -> list[bytes]:
     if not collector.parts:
         raise InvalidInput(f"The form has no field {field!r}.", errors=[(("body", field), "missing")])
     return [bytes(content) for _, content in collector.parts]
+
+
+def _plain_files(body: bytes, boundary: bytes, field: str) -> list[bytes] | None:
+    """The same by splitting, for the form that nearly every client makes; None for any other, right or wrong."""
+    mark = b"\r\n--" + boundary
+    whole = b"\r\n" + body
+    parts = whole.split(mark)
+    if parts[0] or parts.pop() not in {b"--\r\n", b"--"} or not 2 <= len(parts) <= _MAX_PARTS:
+        return None
+    found = []
+    for part in parts[1:]:
+        head, gap, content = part.partition(b"\r\n\r\n")
+        named = _PLAIN_HEAD.fullmatch(head)
+        if not gap or named is None or named[1] != field.encode():
+            return None
+        found.append(content)
+    return found
 
 
 class _Collector:

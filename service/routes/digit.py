@@ -10,7 +10,7 @@ import numpy as np
 from starlette.types import Scope
 
 from models.manifest import Manifest
-from service.answers import digit, model_of
+from service.answers import digit, digits, model_of
 from service.batch import Answer, Part
 from service.engine import Array
 from service.errors import InvalidInput, Location, ServiceError, UnreadableBody
@@ -155,7 +155,7 @@ class DigitBatch(Digit):
         if asked.explain:
             check_explained(len(pixels), ("query", "explain"))
         manifest, answer, reasons = await self.run(pixels, asked, gone)
-        predictions = [{**digit(row), **reason} for row, reason in zip(answer.outputs[0], reasons, strict=True)]
+        predictions = [{**told, **reason} for told, reason in zip(digits(answer.outputs[0]), reasons, strict=True)]
         return {"predictions": predictions, "model": model_of(manifest)}, [answer]
 
     async def _pixels(self, content_type: bytes, body: bytes) -> Array:
