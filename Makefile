@@ -44,8 +44,11 @@ format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.dev  ## measure throughput and latency beside a plain baseline
-	$(BIN)/python -m tests.bench.run
+bench: $(VENV)/.dev data  ## measure speed beside a plain baseline (PEERS="NAME=URL,form=raw ..." joins running servers); needs wrk
+	@mkdir -p var/bench
+	$(BIN)/python -m tests.bench.run --json var/bench/digit.json $(foreach peer,$(PEERS),--peer '$(peer)')
+	$(BIN)/python -m tests.bench.rows --json var/bench/rows.json
+	$(BIN)/python -m tests.bench.steady --json var/bench/steady.json
 
 image:  ## build the container images (needs Docker)
 	docker build --target service -t neuroserve:service .
