@@ -205,7 +205,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--connections", type=lambda text: [int(c) for c in text.split(",")], default=[1, 16, 64, 256, 1024])
+    parser.add_argument(
+        "--connections", type=lambda text: [int(c) for c in text.split(",")], default=[1, 16, 64, 256, 1024]
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--port", type=int, default=9300)
     parser.add_argument("--only", default="", help="names of targets, separated by commas")
