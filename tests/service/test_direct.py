@@ -231,3 +231,46 @@ def test_many_at_once_share_a_batch(waiting):
         answers = [answer_from(opened.enter_context(line.makefile("rb"))) for line in lines]
     assert [content["digit"] for _, _, content in answers] == mnist_test()[1][:50].tolist()
     assert {headers["x-batch-rows"] for _, headers, _ in answers} == {"50"}
+
+
+def test_a_full_queue_refuses_at_once_and_keeps_what_it_accepted(tmp_path):
+    """Over the limit in rows: 429 with `Retry-After`, before the others are answered; those in the queue get theirs."""
+    with Server(tmp_path, workers=1, max_wait_ms=1000, max_queue_rows=8) as server, ExitStack() as opened:
+        lines = [opened.enter_context(connect(server)) for _ in range(20)]
+        streams = [opened.enter_context(line.makefile("rb")) for line in lines]
+        whole = request(small_png())
+        began = time.monotonic()
+        for line in lines:
+            line.sendall(whole)
+        refused = [answer_from(stream) for stream in streams[8:]]
+        assert time.monotonic() - began < 0.9
+        assert {(status, content["code"], headers["retry-after"]) for status, headers, content in refused} == {
+            (429, "queue_full", "1")
+        }
+        assert [answer_from(stream)[0] for stream in streams[:8]] == [200] * 8
+
+
+def test_a_request_past_its_deadline_never_reaches_the_device(tmp_path):
+    """504, and no row is run; the next request is answered."""
+    with Server(tmp_path, workers=1, max_wait_ms=1000, deadline_ms=100) as server, connect(server) as line:
+        before = counted(server, 'neuroserve_rows_total{model="digit-cnn"')
+        line.sendall(request(small_png()))
+        status, _, content = answer_from(line.makefile("rb"))
+        assert (status, content["code"]) == (504, "deadline_passed")
+        time.sleep(1)
+        assert counted(server, 'neuroserve_rows_total{model="digit-cnn"') == before
+
+
+def test_a_head_seen_before_is_answered_for_its_own_body(service):
+    """Requests of one head and other bodies on one connection: each body counts, also one that takes the long way."""
+    texts = [b'{"text": "Oil prices rise"}', b'{"text": "The cup finals!"}', b'{"text":"Oil","explain": 1}']
+    assert {len(text) for text in texts} == {27}
+    told = []
+    with connect(service) as line:
+        stream = line.makefile("rb")
+        for text in [*texts, *texts]:
+            line.sendall(request(text, path="/predict/sequence", kind=JSON))
+            status, _, content = answer_from(stream)
+            told.append((status, content.get("label", content.get("code"))))
+    assert told[:3] == told[3:]
+    assert told[:3] == [(200, "Business"), (200, "Sports"), (422, "invalid_input")]
