@@ -40,6 +40,8 @@ class BatchReport(NamedTuple):
     steps: int
     padded_steps: int
     failed: bool
+    sound: bool
+    """Whether the device still answers right; looked at when a batch has failed."""
 
 
 class Reply(Protocol):
@@ -73,15 +75,28 @@ class Item:
         self.entered = perf_counter()
 
 
-def report(items: list[Item], rows: int, started: float, ended: float, *, failed: bool) -> BatchReport:
+class Done(NamedTuple):
+    """One batch after its run: its outputs, or what the engine raised, and when it began and ended."""
+
+    items: list[Item]
+    rows: int
+    outputs: list[Array] | Exception
+    started: float
+    ended: float
+    sound: bool = True
+
+
+def report(done: Done) -> BatchReport:
     """The report of one finished batch; times in seconds of `perf_counter`."""
+    items, rows = done.items, done.rows
     return BatchReport(
         engine=items[0].engine,
         rows=rows,
         items=len(items),
-        queue_seconds=[started - item.entered for item in items],
-        run_seconds=ended - started,
+        queue_seconds=[done.started - item.entered for item in items],
+        run_seconds=done.ended - done.started,
         steps=sum(item.part.rows * item.part.length for item in items),
         padded_steps=rows * items[0].length,
-        failed=failed,
+        failed=isinstance(done.outputs, Exception),
+        sound=done.sound,
     )

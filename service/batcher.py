@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from time import perf_counter
 
-from service.batch import Answer, BatchReport, Item, Part, Reply, report
+from service.batch import Answer, BatchReport, Done, Item, Part, Reply, report
 from service.engine import Array, Runner
 from service.errors import Busy, DeadlinePassed, InternalError, Unavailable
 
@@ -167,7 +167,8 @@ class Batcher:
             engine, length = key
             rows = sum(item.part.rows for item in items)
             if engine.quick(rows, length):
-                self._settle(items, rows, *_run(items, rows, length))
+                for done in _run(items, rows, length):
+                    self._settle(done)
                 if self._queues:
                     self._plan()  # first let the loop read what came meanwhile
                 break
@@ -241,46 +242,42 @@ class Batcher:
             if not isinstance(work, tuple):
                 work.close()
                 continue
-            items, rows, length = work
-            done = _run(items, rows, length)
+            done = _run(*work)
             try:
-                self._loop.call_soon_threadsafe(self._land, items, rows, *done)
+                self._loop.call_soon_threadsafe(self._land, done)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
 
-    def _land(
-        self, items: list[Item], rows: int, outputs: list[Array] | Exception, started: float, ended: float
-    ) -> None:
+    def _land(self, finished: list[Done]) -> None:
         self._flying = []
-        self._settle(items, rows, outputs, started, ended)
+        for done in finished:
+            self._settle(done)
         self._dispatch()
 
-    def _settle(
-        self, items: list[Item], rows: int, outputs: list[Array] | Exception, started: float, ended: float
-    ) -> None:
-        if isinstance(outputs, Exception):
-            log.error("a batch of %d rows failed on %s", rows, self.name, exc_info=outputs)
-            for item in items:
+    def _settle(self, done: Done) -> None:
+        if isinstance(done.outputs, Exception):
+            log.error("a batch of %d rows failed on %s", done.rows, self.name, exc_info=done.outputs)
+            for item in done.items:
                 if not item.reply.done():
                     item.reply.set_exception(InternalError("The model failed on this input; the log has the reason."))
         else:
-            self._scatter(items, rows, outputs, started, ended)
+            self._scatter(done, done.outputs)
         if self._observe is not None:
-            self._observe(report(items, rows, started, ended, failed=isinstance(outputs, Exception)))
-        for item in items:
+            self._observe(report(done))
+        for item in done.items:
             self._release(item.engine)
 
     @staticmethod
-    def _scatter(items: list[Item], rows: int, outputs: list[Array], started: float, ended: float) -> None:
-        run_ms = (ended - started) * 1000
-        engine = items[0].engine
+    def _scatter(done: Done, outputs: list[Array]) -> None:
+        run_ms = (done.ended - done.started) * 1000
+        engine = done.items[0].engine
         at = 0
-        for item in items:
+        for item in done.items:
             until = at + item.part.rows
             if not item.reply.done():
                 mine = [output[at:until] for output in outputs]
-                queue_ms = (started - item.entered) * 1000
-                item.reply.set_result(Answer(mine, engine.version, engine.provider, queue_ms, run_ms, rows))
+                queue_ms = (done.started - item.entered) * 1000
+                item.reply.set_result(Answer(mine, engine.version, engine.provider, queue_ms, run_ms, done.rows))
             at = until
 
     # ------------------------------------------------------------------ book-keeping
@@ -303,12 +300,24 @@ class Batcher:
             self._idle.set()
 
 
-def _run(items: list[Item], rows: int, length: int) -> tuple[list[Array] | Exception, float, float]:
-    """The outputs of one batch, or what its engine raised, and when it began and ended."""
+def _run(items: list[Item], rows: int, length: int) -> list[Done]:
+    """The batch after its run; if it failed, each of its items after one of its own: a bad row spoils no other's."""
+    done = _try(items, rows, length)
+    if not isinstance(done.outputs, Exception):
+        return [done]
+    engine = items[0].engine
+    if len(items) > 1 and engine.is_sound():
+        log.warning("a batch of %d rows failed; they run one by one", rows)
+        return [each for item in items for each in _run([item], item.part.rows, length)]
+    return [done._replace(sound=engine.is_sound())]
+
+
+def _try(items: list[Item], rows: int, length: int) -> Done:
+    """One run, whatever comes of it."""
     started = perf_counter()
     outputs: list[Array] | Exception
     try:
         outputs = items[0].engine.run([item.part.inputs for item in items], rows, length)
     except Exception as exc:  # whatever a run raises must reach its callers, and nobody else
         outputs = exc
-    return outputs, started, perf_counter()
+    return Done(items, rows, outputs, started, perf_counter())

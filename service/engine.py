@@ -47,6 +47,9 @@ class Runner(Protocol):
     def run(self, parts: list[Tensors], rows: int, length: int) -> list[Array]:
         """Run the rows of all parts, padded to `length`, as one batch: the outputs in order, each [rows, …]."""
 
+    def is_sound(self) -> bool:
+        """Whether the device is still there and still gives the golden answers; asked after a run has failed."""
+
     def close(self) -> None:
         """Free the session; nothing may run after it."""
 
@@ -63,7 +66,7 @@ class Engine:
         self.name = manifest.name
         self.version = manifest.version
         self._session = _session(folder / manifest.model_file, device)
-        self.provider = self._session.get_providers()[0]
+        self.provider = self.present_provider()
         if device.mode == "cuda" and self.provider != CUDA:
             raise DeviceError(f"NEUROSERVE_DEVICE=cuda, but ONNX Runtime gave {self.name} {self.provider}")
         self._inputs = manifest.inputs
@@ -105,6 +108,20 @@ class Engine:
             feed = {name: _repeat_last(array, padded - rows) for name, array in feed.items()}
         outputs: list[Array] = self._session.run(self._output_names, feed)
         return [output[:rows] for output in outputs] if padded != rows else outputs
+
+    def is_sound(self) -> bool:
+        if self.provider == CPU:
+            return True  # what fails on a CPU fails because of its input
+        try:
+            self.self_test()
+        except Exception:  # ONNX Runtime raises a class of its own per status
+            log.exception("%s version %d fails its self-test on %s now", self.name, self.version, self.provider)
+            return False
+        return self.present_provider() == self.provider
+
+    def present_provider(self) -> str:
+        """What the session runs on now, by its own account."""
+        return str(self._session.get_providers()[0])
 
     def close(self) -> None:
         del self._session

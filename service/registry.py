@@ -120,6 +120,8 @@ class Registry:
         found = {}
         for name in self.defaults.values():
             slot = self._slots.get(name)
+            if slot is not None:
+                slot.check_device()
             if slot is None or slot.live is None or slot.fault is not None:
                 found[name] = (slot.problem() if slot is not None else None) or "it is not loaded yet"
         return found

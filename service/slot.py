@@ -13,7 +13,7 @@ from models.store import Store, StoreError, VersionDamagedError, VersionNotFound
 from service import engine
 from service.batch import BatchReport
 from service.batcher import Batcher
-from service.device import CPU, Device, DeviceError
+from service.device import Device, DeviceError
 from service.engine import Engine, EngineError
 from service.errors import NotFound, Unavailable
 from service.inputs.text import TextEncoder
@@ -117,6 +117,14 @@ class Slot:
             if loaded is not None:
                 loaded.engine.close()
 
+    def check_device(self) -> None:
+        """Ask the live session what it runs on: a device that went away is a fault, never a slow answer."""
+        if self.live is not None and self.fault is None:
+            engine = self.live.engine
+            if (present := engine.present_provider()) != engine.provider:
+                self.fault = f"{self.name} was loaded on {engine.provider} and is on {present} now; restart the service"
+                log.error("%s", self.fault)
+
     def problem(self) -> str | None:
         """Why this model is not as it should be, or None."""
         if self.fault is not None:
@@ -196,7 +204,7 @@ class Slot:
     def _observe(self, report: BatchReport) -> None:
         self._metrics.batch(self.name, report)
         self._metrics.queue_rows.labels(self.name).set(self.batcher.queued_rows)
-        if report.failed and report.engine.provider != CPU:
+        if report.failed and not report.sound:
             self.fault = (
                 f"{report.engine.provider} failed while running {self.name}; restart the service on a sound device"
             )

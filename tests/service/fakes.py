@@ -20,6 +20,8 @@ class FakeEngine:
         self.batches: list[int] = []
         self.closed = False
         self.is_quick = False
+        self.sound = True
+        self.bad_row: float | None = None
 
     def quick(self, rows, length):
         return self.is_quick
@@ -34,7 +36,13 @@ class FakeEngine:
         self.batches.append(rows)
         if self.fault is not None:
             raise self.fault
-        return [np.concatenate([part["x"] for part in parts]) * 2]
+        rows = np.concatenate([part["x"] for part in parts])
+        if self.bad_row is not None and (rows == self.bad_row).any():
+            raise ValueError("a bad row")
+        return [rows * 2]
+
+    def is_sound(self):
+        return self.sound
 
     def close(self) -> None:
         self.closed = True

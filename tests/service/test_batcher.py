@@ -94,6 +94,45 @@ def test_a_failed_batch_fails_exactly_its_rows_and_the_next_works(caplog):
     assert "secret detail" in caplog.text
 
 
+def test_a_bad_row_never_spoils_its_batch(caplog):
+    """The batch fails, its items run one by one, and only the bad one gets an error; the device counts as sound."""
+    reports = []
+
+    async def scenario(batcher):
+        engine = FakeEngine()
+        engine.bad_row = 2
+        first = await held(engine, batcher)
+        futures = submit(batcher, engine, *(part(n) for n in range(1, 5)))
+        engine.gate.set()
+        assert [(await futures[n]).outputs[0].item() for n in (0, 2, 3)] == [2, 6, 8]
+        with pytest.raises(InternalError):
+            await futures[1]
+        await first
+        assert engine.batches == [1, 4, 1, 1, 1, 1]
+
+    with caplog.at_level(logging.WARNING):
+        drive(scenario, observe=reports.append)
+    assert [report.failed for report in reports] == [False, False, True, False, False]
+    assert all(report.sound for report in reports)
+
+
+def test_a_batch_on_a_dead_device_fails_as_a_whole(caplog):
+    """No second try, and the report says that the device is no longer sound."""
+    reports = []
+
+    async def scenario(batcher):
+        engine = FakeEngine()
+        engine.fault, engine.sound = RuntimeError("the device is lost"), False
+        for future in submit(batcher, engine, part(1), part(2)):
+            with pytest.raises(InternalError):
+                await future
+        assert engine.batches == [2]
+
+    with caplog.at_level(logging.ERROR):
+        drive(scenario, observe=reports.append)
+    assert [(report.failed, report.sound) for report in reports] == [(True, False)]
+
+
 def test_over_the_row_limit_is_busy_without_touching_the_engine():
     """Rows, not requests, are counted, and a refused request leaves no trace."""
 

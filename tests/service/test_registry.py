@@ -225,6 +225,22 @@ def test_a_model_of_another_kind_is_refused(store):
     asyncio.run(scenario())
 
 
+def test_a_session_that_changed_its_device_turns_readiness_off(store):
+    """Health asks the session itself: what was loaded on a GPU and is on a CPU now is a fault, not a slow answer."""
+    store.promote("digit-cnn", publish(store))
+
+    async def scenario():
+        async with running(store) as registry:
+            assert "digit-cnn" not in registry.problems()
+            registry.loaded("digit-cnn").live.engine.provider = "CUDAExecutionProvider"
+            told = "was loaded on CUDAExecutionProvider and is on CPUExecutionProvider now"
+            assert told in registry.problems()["digit-cnn"]
+            with pytest.raises(Unavailable, match=told):
+                await ask(registry)
+
+    asyncio.run(scenario())
+
+
 def test_a_device_that_dies_is_unavailable_not_slow(store):
     """After a failed run on a GPU the model answers 503 with the reason instead of quietly using the CPU."""
     store.promote("digit-cnn", publish(store))
@@ -234,7 +250,7 @@ def test_a_device_that_dies_is_unavailable_not_slow(store):
             slot = registry.loaded("digit-cnn")
             report = SimpleNamespace(
                 engine=SimpleNamespace(version=1, provider="CUDAExecutionProvider"),
-                rows=1, queue_seconds=[0.0], run_seconds=0.0, steps=0, padded_steps=0, failed=True,
+                rows=1, queue_seconds=[0.0], run_seconds=0.0, steps=0, padded_steps=0, failed=True, sound=False,
             )  # fmt: skip
             slot._observe(report)
             assert "CUDAExecutionProvider failed" in json.dumps(registry.problems())
