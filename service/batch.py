@@ -1,13 +1,16 @@
-"""What goes through a batcher: parts in, answers out, a report of every batch."""
+"""What goes through a batcher: parts in, answers out, a report of every batch; and its run."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from service.engine import Array, Runner, Tensors
 from service.errors import ServiceError
+
+log = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
@@ -100,3 +103,26 @@ def report(done: Done) -> BatchReport:
         failed=isinstance(done.outputs, Exception),
         sound=done.sound,
     )
+
+
+def run(items: list[Item], rows: int, length: int) -> list[Done]:
+    """The batch after its run; if it failed, each of its items after one of its own: a bad row spoils no other's."""
+    done = _try(items, rows, length)
+    if not isinstance(done.outputs, Exception):
+        return [done]
+    engine = items[0].engine
+    if len(items) > 1 and engine.is_sound():
+        log.warning("a batch of %d rows failed; they run one by one", rows)
+        return [each for item in items for each in run([item], item.part.rows, length)]
+    return [done._replace(sound=engine.is_sound())]
+
+
+def _try(items: list[Item], rows: int, length: int) -> Done:
+    """One run, whatever comes of it."""
+    started = perf_counter()
+    outputs: list[Array] | Exception
+    try:
+        outputs = items[0].engine.run([item.part.inputs for item in items], rows, length)
+    except Exception as exc:  # whatever a run raises must reach its callers, and nobody else
+        outputs = exc
+    return Done(items, rows, outputs, started, perf_counter())

@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
-from time import perf_counter
 
-from service.batch import Answer, BatchReport, Done, Item, Part, Reply, report
+from service.batch import Answer, BatchReport, Done, Item, Part, Reply, report, run
 from service.engine import Array, Runner
 from service.errors import Busy, DeadlinePassed, InternalError, Unavailable
 
@@ -167,7 +166,7 @@ class Batcher:
             engine, length = key
             rows = sum(item.part.rows for item in items)
             if engine.quick(rows, length):
-                for done in _run(items, rows, length):
+                for done in run(items, rows, length):
                     self._settle(done)
                 if self._queues:
                     self._plan()  # first let the loop read what came meanwhile
@@ -242,7 +241,7 @@ class Batcher:
             if not isinstance(work, tuple):
                 work.close()
                 continue
-            done = _run(*work)
+            done = run(*work)
             try:
                 self._loop.call_soon_threadsafe(self._land, done)
             except RuntimeError:  # the loop is closed: nobody waits any more
@@ -298,26 +297,3 @@ class Batcher:
     def _rest_if_idle(self) -> None:
         if not self._queues and not self._flying:
             self._idle.set()
-
-
-def _run(items: list[Item], rows: int, length: int) -> list[Done]:
-    """The batch after its run; if it failed, each of its items after one of its own: a bad row spoils no other's."""
-    done = _try(items, rows, length)
-    if not isinstance(done.outputs, Exception):
-        return [done]
-    engine = items[0].engine
-    if len(items) > 1 and engine.is_sound():
-        log.warning("a batch of %d rows failed; they run one by one", rows)
-        return [each for item in items for each in _run([item], item.part.rows, length)]
-    return [done._replace(sound=engine.is_sound())]
-
-
-def _try(items: list[Item], rows: int, length: int) -> Done:
-    """One run, whatever comes of it."""
-    started = perf_counter()
-    outputs: list[Array] | Exception
-    try:
-        outputs = items[0].engine.run([item.part.inputs for item in items], rows, length)
-    except Exception as exc:  # whatever a run raises must reach its callers, and nobody else
-        outputs = exc
-    return Done(items, rows, outputs, started, perf_counter())
