@@ -16,6 +16,7 @@ from tests.training import equations as eq
 from tests.training.equations import Array, CellWeights, Truth, Whole
 from training.datasets import ett
 from training.nets import forecaster
+from training.nets.cnn import LeanCnn
 from training.nets.recurrent import Recurrent
 from training.nets.series import SeriesTransformer
 from training.nets.transformer import Encoder
@@ -79,8 +80,13 @@ def chain(layers: Iterable[nn.Module], x: Array) -> Array:
 
 
 def digit(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Outputs:
-    """Normalised pixels, the layers in their order, softmax at the calibrated temperature."""
-    leaves = [layer for layer in serving.network.modules() if not list(layer.children())]
+    """Normalised pixels, the layers in their order, softmax at the calibrated temperature.
+
+    The convolutions are those of training, on whole pictures: what is served leaves out what no logit depends on.
+    """
+    network = serving.network
+    layers = nn.Sequential(module.folded().features, network.head) if isinstance(network, LeanCnn) else network
+    leaves = [layer for layer in layers.modules() if not list(layer.children())]
     x = (numbers(inputs["pixels"]) / 255 - module.mean) / module.std
     logits = chain(leaves, x[:, None])
     return {"probabilities": eq.softmax(logits / serving.temperature)}
