@@ -42,7 +42,7 @@ class DirectProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if not self._in_message and self._is_free():
             end = data.find(_HEAD_END)
-            head = self.heads.get(data[:end])
+            head = self.heads.get(data[:end]) if end > 0 else None
             if head is not None and len(data) == end + len(_HEAD_END) + head.length:
                 self._unset_keepalive_if_required()
                 self.cycle = Exchange(self, head, data[end + len(_HEAD_END) :])
@@ -172,7 +172,7 @@ class DirectProtocol(HttpToolsProtocol):
         end = self._data.find(_HEAD_END)
         if (
             head.given_id is not None
-            or end > _MOST_HEAD_BYTES
+            or not 0 < end <= _MOST_HEAD_BYTES
             or len(self._data) != end + len(_HEAD_END) + head.length
             or not self._data.startswith(b"POST ")
         ):

@@ -124,6 +124,22 @@ def test_a_request_in_two_pieces_is_one_request(service, cut):
     assert (status, content["digit"]) == (200, 7)
 
 
+def test_a_known_head_cut_within_its_last_line_is_waited_for(service):
+    """Of the four bytes after a head one has come, and the head is as long as would make that a whole request."""
+    body = small_png()
+    head = request(body, "X-Pad: ").partition(b"\r\n\r\n")[0]
+    assert len(head) < len(body) + 2, "the picture must be larger than the head"
+    whole = request(body, "X-Pad: " + "p" * (len(body) + 2 - len(head)))
+    with connect(service) as line:
+        stream = line.makefile("rb")
+        for cut in (len(whole), len(body) + 3):
+            line.sendall(whole[:cut])
+            time.sleep(0.05)
+            line.sendall(whole[cut:])
+            status, _, content = answer_from(stream)
+            assert (status, content["digit"]) == (200, 7)
+
+
 def test_requests_sent_without_waiting_are_answered_in_order(service):
     """Short and long ways mixed on one connection, the second sent before the first was answered."""
     paths = ["/predict/digit", "/predict/digit", "/predict/digit?", "/predict/digit", "/predict/digit?"]
