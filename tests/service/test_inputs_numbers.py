@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.inputs import numbers
+from service.inputs import image, numbers
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (3, 7), (1, 1), (5, 28, 28), (1, 3, 2), (2, 1, 1)])
@@ -61,3 +61,13 @@ def test_everything_else_is_left_to_the_general_way(body):
     """Ragged, empty, of another type, not JSON: None, and no exception; and the next body is read as ever."""
     assert numbers.read(body.encode(), "pixels", "u") is None
     assert numbers.read(b'{"pixels":[[7]]}', "pixels", "u")[0].tolist() == [[7]]
+
+
+def test_without_simdjson_the_general_way_reads_all(monkeypatch):
+    """Where there is no package of it for the machine, nothing is read here, and lists give the same pixels."""
+    rows = np.random.default_rng(2).integers(0, 256, (28, 28))
+    body = json.dumps({"pixels": rows.tolist()}).encode()
+    found, _ = numbers.read(body, "pixels", "u")
+    monkeypatch.setattr(numbers, "_parser", None)
+    assert numbers.read(body, "pixels", "u") is None
+    assert np.array_equal(image.from_pixels(found), image.from_pixels(json.loads(body)["pixels"]))
