@@ -128,29 +128,18 @@ runs_as_user() {
   [ "${ids[*]}" = "$USER_ID $USER_ID $USER_ID $USER_ID" ] || { echo "process $pid of $1 has uids '${ids[*]}'" >&2; return 1; }
 }
 
-# The image's own command on the shared state folder. buildah has now and then started a container without the volume it was
-# given; such a one tells nothing about the image, so it is ended and started again, three times at most.
+# The image's own command on the shared state folder. The image declares a volume there, and buildah has now and then mounted
+# its own copy of that in place of the folder it was given; without the declaration in the container it has no choice.
 start() {  # NAME [OPTION...]
-  local name=$1 command attempt
+  local name=$1 command
   shift
   mapfile -t command < <(setting "$name" .OCIv1.Config.Cmd)
-  for attempt in 1 2 3; do
-    rm -f "$WORK/state/.$name.pid"
-    inside "$name" --volume "$WORK/state:$STATE" "$@" -- \
-      sh -c 'echo "process $$"; grep " $1 " /proc/self/mountinfo; echo $$ > "$0" && shift && exec "$@"' "$STATE/.$name.pid" "$STATE" \
-      "${command[@]}" >"$WORK/$name.log" 2>&1 &
-    process[$name]=$!
-    for _ in $(seq 100); do
-      if [ -s "$WORK/state/.$name.pid" ]; then return; fi
-      sleep 0.1
-    done
-    echo "check_containers: no state folder in $name, attempt $attempt" >&2
-    head -n 5 "$WORK/$name.log" >&2
-    kill -KILL "$(sed -n 's/^process //p' "$WORK/$name.log")" "${process[$name]}" || true
-    wait "${process[$name]}" || true
-    unset "process[$name]"
-  done
-  fail "$name does not get its state folder"
+  store config --volume "$STATE-" "${container[$name]}"
+  inside "$name" --volume "$WORK/state:$STATE" "$@" -- \
+    sh -c 'grep " $1 " /proc/self/mountinfo; echo $$ > "$0" && shift && exec "$@"' "$STATE/.$name.pid" "$STATE" "${command[@]}" \
+    >"$WORK/$name.log" 2>&1 &
+  process[$name]=$!
+  until_true 10 "the state folder of $name" test -s "$WORK/state/.$name.pid"
 }
 
 stop() {  # NAME: SIGTERM must end it cleanly, and it must have written nothing outside of its state and /tmp
