@@ -15,14 +15,8 @@ def model_of(manifest: Manifest) -> dict[str, Any]:
     return {"name": manifest.name, "version": manifest.version}
 
 
-def digit(probabilities: Array) -> dict[str, Any]:
-    """Probabilities float32 [10], in the order of the digits."""
-    best = int(probabilities.argmax())
-    return {"digit": best, "confidence": probabilities[best], "probabilities": probabilities}
-
-
 def digits(probabilities: Array) -> list[dict[str, Any]]:
-    """The same for each row of probabilities float32 [rows, 10]."""
+    """One for each row of probabilities float32 [rows, 10], in the order of the digits."""
     best, confidence = probabilities.argmax(1).tolist(), probabilities.max(1)
     return [
         {"digit": one, "confidence": sure, "probabilities": row}

@@ -102,7 +102,7 @@ def _as_service_error(exc: Exception, request: Request) -> ServiceError:
             return _validation_error(exc)
         case HTTPException():
             return _http_error(exc, request)
-    return InternalError("Something failed on our side; the log has the reason.")
+    return InternalError()
 
 
 def _validation_error(exc: RequestValidationError) -> ServiceError:

@@ -141,8 +141,9 @@ class Engine:
 
     def _time_of_a_row(self, row: Tensors, length: int) -> float:
         """Seconds that a row of a full batch takes on this CPU, the best of a few."""
-        rows, times = self._most_rows(length), []
-        for _ in range(3):
+        rows = self._most_rows(length)
+        times: list[float] = []
+        while len(times) < 3 and rows * sum(times) < _QUICK_S:  # no need to time a slow batch more often
             started = perf_counter()
             self.run([row] * rows, rows, length)
             times.append((perf_counter() - started) / rows)

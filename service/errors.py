@@ -17,9 +17,12 @@ A class fixes the status; `code` is the stable word a client may switch on; `det
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 Location = Sequence[str | int]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class ServiceError(Exception):
@@ -92,6 +95,9 @@ class Busy(ServiceError):
 class InternalError(ServiceError):
     """Our fault; the log has the rest."""
 
+    def __init__(self, detail: str = "Something failed on our side; the log has the reason.") -> None:
+        super().__init__(detail)
+
 
 class Unavailable(ServiceError):
     """Not ready, shutting down, or the device is lost."""
@@ -103,3 +109,11 @@ class DeadlinePassed(ServiceError):
     """The request's deadline passed before its answer was ready."""
 
     status, title, code = 504, "Deadline passed", "deadline_passed"
+
+
+def attempt(call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R | ServiceError:
+    """The result of a call, or what it refused: for one of many whose errors are not those of the others."""
+    try:
+        return call(*args, **kwargs)
+    except ServiceError as error:
+        return error

@@ -130,7 +130,7 @@ class Exchange:
         """Tell the client what is wrong; what was not foreseen is for the log alone."""
         if not isinstance(error, ServiceError):
             log.error("request %s failed", self.request_id.decode(), exc_info=error)
-            error = InternalError("Something failed on our side; the log has the reason.")
+            error = InternalError()
         self.set_exception(error)
 
     def go_on(self, decoded: Decoded) -> None:

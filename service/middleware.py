@@ -57,9 +57,7 @@ class Envelope:
             log.exception("request %s failed", request_id.decode())
             if status:
                 raise
-            await answer_with(
-                InternalError("Something failed on our side; the log has the reason."), scope, send_with_id
-            )
+            await answer_with(InternalError(), scope, send_with_id)
         finally:
             self._metrics.request(path if endpoint else _route(scope), status or 499, perf_counter() - started)
 

@@ -67,7 +67,7 @@ def says_28_by_28(data: bytes) -> bool:
     return data[16:24] == _28_BY_28
 
 
-def plain_png(data: bytes, max_pixels: int = _PLAIN_PNG_PIXELS) -> Pixels | None:
+def plain_png(data: bytes, max_pixels: int) -> Pixels | None:
     """A small 8-bit grey PNG of nothing but IHDR, IDAT and IEND by OpenCV, several times as fast as Pillow; else None.
 
     OpenCV makes up what a broken file lacks, so its checksums and the length of its rows are proved first.

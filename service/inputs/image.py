@@ -27,6 +27,8 @@ Pixels = NDArray[np.uint8]
 
 _SIDE = 28
 _FAULTS_SHOWN = 8
+_PLAIN_BYTES = 2_048
+"""More than a plain PNG of 28x28 pixels has, or its base64."""
 _URLSAFE = str.maketrans("-_", "+/")
 
 
@@ -56,7 +58,7 @@ def in_mnist_form(pictures: Sequence[bytes | str]) -> list[Pixels | None]:
 
     Much faster for many at a time.
     """
-    read = [_plain(picture) for picture in pictures]
+    read = [_plain(picture) if len(picture) <= _PLAIN_BYTES else None for picture in pictures]
     found = [pixels for pixels in read if pixels is not None]
     ready = iter(centre.as_are(found))
     return [None if pixels is None else next(ready) for pixels in read]
@@ -68,7 +70,7 @@ def _plain(picture: bytes | str) -> Pixels | None:
         data = picture if isinstance(picture, bytes) else _unbase64(picture)
     except UnreadableBody:
         return None
-    return decoder.plain_png(data) if decoder.says_28_by_28(data) else None
+    return decoder.plain_png(data, _SIDE * _SIDE) if decoder.says_28_by_28(data) else None
 
 
 def from_base64(text: str, *, max_pixels: int = 25_000_000, loc: Place = ("body", "image")) -> Pixels:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,12 +93,7 @@ def _times(first: datetime, offset: timedelta | None, horizon: int, step_s: int,
 
 
 def _readings(values: object, spec: SeriesSpec, max_steps: int, loc: Location) -> NDArray[np.float32]:
-    if isinstance(values, np.ndarray):
-        ready = _ready(values, spec, max_steps)
-        if ready is not None:
-            return ready
-        values = values.tolist()
-    if not isinstance(values, list):
+    if not isinstance(values, list | np.ndarray):
         raise _invalid(loc, "invalid_series", f"A list of rows is expected, one row of {_row(spec)} for each step.")
     steps = len(values)
     if steps < spec.min_length:
@@ -106,28 +102,23 @@ def _readings(values: object, spec: SeriesSpec, max_steps: int, loc: Location) -
     if steps > max_steps:
         detail = f"The series has {steps:,} steps; the limit is {max_steps:,}. Only the last {spec.look_back} matter."
         raise _invalid(loc, "series_too_long", detail)
-    # a few passes at the speed of C settle the good case; the place of a fault is looked for only if there is one
     width = len(spec.columns)
-    if set(map(type, values)) != {list} or set(map(len, values)) != {width}:
-        raise _fault(values, spec, loc)
-    if not set(map(type, chain.from_iterable(values))) <= _NUMBERS:
-        raise _fault(values, spec, loc)
-    try:
-        numbers = np.fromiter(chain.from_iterable(values), np.float64, steps * width)
-    except OverflowError:  # a whole number beyond float64
-        raise _fault(values, spec, loc) from None
-    if not (np.abs(numbers) <= LARGEST).all():
-        raise _fault(values, spec, loc)
-    return numbers.astype(np.float32).reshape(steps, width)
-
-
-def _ready(numbers: NDArray[np.float64], spec: SeriesSpec, max_steps: int) -> NDArray[np.float32] | None:
-    """An array of numbers as the graph takes them, or None if something is wrong with it."""
-    if numbers.ndim != 2 or numbers.shape[1] != len(spec.columns):
-        return None
-    if not spec.min_length <= len(numbers) <= max_steps or not (np.abs(numbers) <= LARGEST).all():
-        return None
+    numbers = _array(values, width) if isinstance(values, list) else values
+    if numbers is None or numbers.shape != (steps, width) or not (np.abs(numbers) <= LARGEST).all():
+        raise _fault(values if isinstance(values, list) else values.tolist(), spec, loc)
     return numbers.astype(np.float32)
+
+
+def _array(rows: list[Any], width: int) -> NDArray[np.float64] | None:
+    """Rows of numbers as an array, or None if something is wrong with them; a few passes at the speed of C tell."""
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {width}:
+        return None
+    if not set(map(type, chain.from_iterable(rows))) <= _NUMBERS:
+        return None
+    try:
+        return np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * width).reshape(-1, width)
+    except OverflowError:  # a whole number beyond float64
+        return None
 
 
 def _fault(rows: list[object], spec: SeriesSpec, loc: Location) -> InvalidInput:

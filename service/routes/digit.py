@@ -10,10 +10,10 @@ import numpy as np
 from starlette.types import Scope
 
 from models.manifest import Manifest
-from service.answers import digit, digits, model_of
+from service.answers import digits, model_of
 from service.batch import Answer, Part
 from service.engine import Array
-from service.errors import InvalidInput, Location, ServiceError, UnreadableBody
+from service.errors import InvalidInput, Location, ServiceError, UnreadableBody, attempt
 from service.exchange import Decoded, Ready, Request
 from service.explain.digit import explain
 from service.inputs import forms, image, numbers
@@ -61,7 +61,7 @@ class Digit(Endpoint):
         content_type = header(scope, b"content-type") or b""
         pixels = (await self._pixels(content_type, body))[np.newaxis]
         manifest, answer, reasons = await self.run(pixels, asked, gone)
-        return {**digit(answer.outputs[0][0]), "model": model_of(manifest), **reasons[0]}, [answer]
+        return {**_told(manifest, answer), **reasons[0]}, [answer]
 
     async def run(self, pixels: Array, asked: Asked, gone: Gone) -> tuple[Manifest, Answer, list[dict[str, Any]]]:
         """Pixels uint8 [rows, 28, 28] to an answer whose first output is probabilities [rows, 10].
@@ -98,31 +98,18 @@ class Digit(Endpoint):
             Ready(slot.batcher, loaded.engine, Part({name: found[np.newaxis]}), render)
             if isinstance(found, np.ndarray)
             else found
-            for found in self._pixels_at_once([self._picture_or_error(request) for request in requests])
+            for found in self._pixels_at_once([attempt(self._picture, *request) for request in requests])
         ]
 
     def _pixels_at_once(self, found: list[Array | _Picture | ServiceError]) -> list[Array | ServiceError | None]:
         """Pictures decoded, but for large ones: None. Those in MNIST's form are recognised together."""
-        small = [each.data for each in found if isinstance(each, _Picture) and len(each.data) <= _DECODE_ON_LOOP_BYTES]
-        ready = iter(image.in_mnist_form(small))
-        return [
-            (None if len(each.data) > _DECODE_ON_LOOP_BYTES else self._decoded(each, next(ready)))
-            if isinstance(each, _Picture)
-            else each
-            for each in found
-        ]
+        ready = iter(image.in_mnist_form([each.data for each in found if isinstance(each, _Picture)]))
+        return [self._decoded(each, next(ready)) if isinstance(each, _Picture) else each for each in found]
 
-    def _decoded(self, picture: _Picture, ready: Array | None) -> Array | ServiceError:
-        try:
-            return picture.decode(self.settings.max_image_pixels) if ready is None else ready
-        except ServiceError as error:
-            return error
-
-    def _picture_or_error(self, request: Request) -> Array | _Picture | ServiceError:
-        try:
-            return self._picture(request.content_type, request.body)
-        except ServiceError as error:
-            return error
+    def _decoded(self, picture: _Picture, ready: Array | None) -> Array | ServiceError | None:
+        if ready is not None or len(picture.data) > _DECODE_ON_LOOP_BYTES:
+            return ready
+        return attempt(picture.decode, self.settings.max_image_pixels)
 
     def _picture(self, content_type: bytes, body: bytes) -> Array | _Picture:
         """The pixels of a request, or its picture where that is still to be decoded."""
@@ -179,17 +166,16 @@ class DigitBatch(Digit):
         raise unsupported(kind, ["multipart/form-data", "application/json"])
 
     async def _decoded_all(self, call: Callable[..., Array], pictures: Sequence[bytes | str], loc: Location) -> Array:
-        """All decoded, in order: what is small and in MNIST's form at once, the rest off the event loop."""
-        small = [len(picture) <= _DECODE_ON_LOOP_BYTES for picture in pictures]
-        quick = iter(image.in_mnist_form([picture for picture, fits in zip(pictures, small, strict=True) if fits]))
-        ready = [next(quick) if fits else None for fits in small]
-        if not all(small) or any(pixels is None for pixels in ready):
-            ready = await self.off_loop(self._rest, call, pictures, ready, loc)
-        return np.stack([pixels for pixels in ready if pixels is not None])
+        """All decoded, in order: what is in MNIST's form at once, the rest off the event loop."""
+        ready = image.in_mnist_form(pictures)
+        found = [pixels for pixels in ready if pixels is not None]
+        if len(found) < len(pictures):
+            found = await self.off_loop(self._rest, call, pictures, ready, loc)
+        return np.stack(found)
 
     def _rest(
-        self, call: Callable[..., Array], pictures: Sequence[bytes | str], ready: list[Array | None], loc: Location
-    ) -> list[Array | None]:
+        self, call: Callable[..., Array], pictures: Sequence[bytes | str], ready: Sequence[Array | None], loc: Location
+    ) -> list[Array]:
         """Decode what is not ready; a bad picture is a 422 that names its index."""
         decoded = []
         for index, (picture, pixels) in enumerate(zip(pictures, ready, strict=True)):
@@ -198,11 +184,15 @@ class DigitBatch(Digit):
             except (InvalidInput, UnreadableBody) as error:
                 raise invalid(f"Picture {index}: {error.detail}", (*loc, index), error.code) from None
             decoded.append(found)
-        return list(decoded)
+        return decoded
 
 
 def _render(manifest: Manifest, answer: Answer) -> bytes:
-    return dumps({**digit(answer.outputs[0][0]), "model": model_of(manifest)})
+    return dumps(_told(manifest, answer))
+
+
+def _told(manifest: Manifest, answer: Answer) -> dict[str, Any]:
+    return {**digits(answer.outputs[0])[0], "model": model_of(manifest)}
 
 
 def _content(body: bytes) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from models.manifest import Kind
 from service.answers import forecast, topic
 from service.batch import Answer, Part
 from service.engine import Engine, Tensors
-from service.errors import Location, ServiceError
+from service.errors import Location, attempt
 from service.exchange import Decoded, Ready, Request
 from service.explain import series as series_reasons
 from service.explain import text as text_reasons
@@ -64,13 +64,7 @@ class Sequences(Endpoint):
         return predictions[0], answers
 
     def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
-        return [self._at_once(request) for request in requests]
-
-    def _at_once(self, request: Request) -> Decoded:
-        try:
-            return self._ready(request)
-        except ServiceError as error:
-            return error
+        return [attempt(self._ready, request) for request in requests]
 
     def _ready(self, request: Request) -> Ready | None:
         require_json(request.content_type)
