@@ -51,6 +51,7 @@ DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 QUEUE_FULL_RETRY_S = 30
 _THREADS = 4
 _MOST_ROWS = 2048
+_MIDDLE_PRIORITY = 2**30
 _KEYS = uuid.UUID("6a1c7a55-3f0e-4a6e-9d0e-8f1f6f2b7c11")
 _ID = re.compile(r"[0-9a-f-]{36}")
 
@@ -120,6 +121,8 @@ class JobDatabase:
                     "queue_name": QUEUE,
                     "workflow_id": job_id,
                     "app_version": APPLICATION_VERSION,
+                    "priority": spec.priority,
+                    "priority": engine_priority(getattr(spec, "priority", 0)),
                     "attributes": {SUBMITTED: int(time.time() * 1000)},
                 },
                 spec.model_dump(mode="json"),
@@ -194,6 +197,11 @@ class JobDatabase:
         except dbos_error.DBOSNonExistentWorkflowError:
             raise NotFound(f"There is no job {job_id!r}.", code="job_not_found") from None
         return values, True
+
+
+def engine_priority(priority: int) -> int:
+    """A job's priority as the engine counts: from 1, and the least is taken first."""
+    return _MIDDLE_PRIORITY - priority
 
 
 def prepare_database(url: str) -> None:
