@@ -181,7 +181,7 @@ check_service() {
   local port=$1 health
   mapfile -t health < <(setting service .Docker.Config.Healthcheck.Test | tail -n +2)
   inside service --env "NEUROSERVE_PORT=$port" -- "${health[@]}" 2>/dev/null && fail "the health check passes without a service"
-  start service --env NEUROSERVE_TRAINER=external --env "NEUROSERVE_PORT=$port"
+  start service --env NEUROSERVE_TRAINER=external --env NEUROSERVE_ALLOW_OPEN_NETWORK=true --env "NEUROSERVE_PORT=$port"
   until_true 60 "GET /health/ready" curl -sf -o /dev/null "http://127.0.0.1:$port/health/ready"
   inside service --env "NEUROSERVE_PORT=$port" -- "${health[@]}" || fail "the health check fails on a ready service"
   until_true 10 "the service as user $USER_ID" runs_as_user service

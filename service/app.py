@@ -24,7 +24,8 @@ from service.jobs import JobBoard
 from service.metrics import Metrics
 from service.middleware import Envelope
 from service.registry import Registry
-from service.routes import models, operations, predict, train
+from service.routes import models, operations, playground, predict, train
+from service.security import Guard
 from service.settings import ZOO, Settings
 from service.wire import problem
 from service.workers import threads_for, trainer_mode
@@ -54,19 +55,19 @@ def create_app(settings: Settings) -> Application:
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
+    app.state.guard = Guard(settings)
     app.state.recipes = Recipes.model_validate_json((ZOO / "recipes.json").read_bytes())
     app.state.trainer = trainer_mode(settings)
     app.state.registry = Registry(Store(settings.store_dir), app.state.recipes, settings, app.state.metrics)
     app.state.jobs = JobBoard(settings, app.state.trainer)
     fast = predict.endpoints(app.state.registry, settings)
     app.router.routes.extend(predict.routes(fast))
-    for part in (train, models, operations):
+    for part in (train, models, operations, playground):
         app.include_router(part.router, max_body_size=settings.max_body_bytes)
-    operations.add_pages(app)
-    openapi.install(app, settings)
+    openapi.install(app, settings, closed=app.state.guard.closed)
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
-    app.envelope = Envelope(super(Application, app).__call__, app.state.metrics, fast)
+    app.envelope = Envelope(super(Application, app).__call__, app.state.metrics, fast, app.state.guard)
     app.direct = {path.encode(): fast[path] for path in predict.SHORT}
     return app
 
@@ -81,6 +82,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(registry.close)
         await registry.start(device)
         stack.push_async_callback(app.state.jobs.close)
+        watcher = asyncio.create_task(app.state.guard.watch(), name="key-watcher")
+        stack.callback(watcher.cancel)
         yield
 
 

@@ -2,6 +2,8 @@
 
 ServiceError
 ├── UnreadableBody        400
+├── Unauthorized          401, WWW-Authenticate
+├── Forbidden             403
 ├── NotFound              404
 ├── Conflict              409
 ├── BodyTooLarge          413
@@ -32,6 +34,7 @@ class ServiceError(Exception):
     title = "Internal error"
     code = "internal_error"
     retry_after_s: int | None = None
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
     def __init__(
         self,
@@ -54,6 +57,19 @@ class UnreadableBody(ServiceError):
     """The bytes are not what their media type says."""
 
     status, title, code = 400, "Unreadable body", "unreadable_body"
+
+
+class Unauthorized(ServiceError):
+    """No key, or none that is known."""
+
+    status, title, code = 401, "Unauthorized", "unauthorized"
+    headers = ((b"www-authenticate", b'Bearer realm="neuroserve"'),)
+
+
+class Forbidden(ServiceError):
+    """A known key without the scope this needs."""
+
+    status, title, code = 403, "Forbidden", "forbidden"
 
 
 class NotFound(ServiceError):

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import InternalError, ServiceError
 from service.metrics import Metrics
+from service.security import Guard
 from service.wire import PROBLEM, ClientGone, header, id_of, problem, send_bytes
 
 log = logging.getLogger(__name__)
@@ -21,11 +22,13 @@ log = logging.getLogger(__name__)
 class Envelope:
     """Wraps the whole application; `scope["state"]["request_id"]` is the request's id inside it.
 
-    A POST to a path of `fast` goes straight to its endpoint, past FastAPI's own layers and its router.
+    A POST to a path of `fast` goes straight to its endpoint, past FastAPI's own layers and its router. What the guard
+    refuses gets no further than here.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, fast: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, fast: Mapping[str, ASGIApp], guard: Guard) -> None:
         self.app = app
+        self._guard = guard
         self._metrics = metrics
         self._fast = fast
 
@@ -48,6 +51,7 @@ class Envelope:
             await send(message)
 
         try:
+            self._guard.check(scope["method"], path, scope["headers"])
             await (endpoint or self.app)(scope, receive, send_with_id)
         except ClientGone:
             status = 499

@@ -15,6 +15,8 @@ from pydantic.json_schema import models_json_schema
 from service import errors, schemas
 from service.inputs import image
 from service.inputs.fields import MAX_EXPLAINED
+from service.keys import SCOPES
+from service.security import ANY, needed_scope
 from service.settings import Settings
 from service.wire import problem
 
@@ -22,6 +24,8 @@ EXAMPLES = Path(__file__).parent / "examples"
 _REF = "#/components/schemas/{model}"
 _MEANING = {
     400: "The body is not what its media type says",
+    401: "No key, or one that is not known",
+    403: "The key lacks the scope",
     404: "No such model, version or job",
     409: "The thing exists but is in the wrong state",
     413: "The body is over the limit",
@@ -33,6 +37,8 @@ _MEANING = {
 }
 _SHOWN: tuple[errors.ServiceError, ...] = (
     errors.UnreadableBody("The body is not valid JSON: unexpected end of data.", code="unreadable_json"),
+    errors.Unauthorized("This API key is not known here.", code="key_unknown"),
+    errors.Forbidden("The key 'web' lacks the scope 'admin' that this needs.", code="scope_missing"),
     errors.NotFound("digit-cnn has no version 9; it has 1, 2.", code="version_not_found"),
     errors.Conflict("digit-cnn version 2 is live.", code="version_live"),
     errors.BodyTooLarge("The body is larger than the limit of 10485760 bytes; send a smaller picture or fewer items."),
@@ -46,6 +52,7 @@ _SHOWN: tuple[errors.ServiceError, ...] = (
     errors.DeadlinePassed("The deadline passed while the request waited for the device."),
 )
 _PROBLEMS = {error.status: json.loads(problem(error, "5f8d1c02a94be673")[0]) for error in _SHOWN}
+_KEY_WITH = {scope: f"a key with the scope `{scope}`" for scope in SCOPES} | {ANY: "a key of any scope"}
 _PREDICT_ERRORS = (400, 404, 413, 415, 422, 429, 503, 504)
 _HEADERS = {
     "X-Model-Version": "version that answered",
@@ -57,8 +64,8 @@ _HEADERS = {
 }
 
 
-def install(app: FastAPI, settings: Settings) -> None:
-    """Make `app.openapi()` tell of every route."""
+def install(app: FastAPI, settings: Settings, *, closed: bool) -> None:
+    """Make `app.openapi()` tell of every route, and of the keys they need where the service is `closed` without."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -67,10 +74,26 @@ def install(app: FastAPI, settings: Settings) -> None:
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(_components())
             document["paths"] = {**_predict_paths(), **document["paths"]}
+            if closed:
+                _ask_for_keys(document)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _ask_for_keys(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "an API key with the scope that the operation names"}
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            scope = needed_scope(method.upper(), path)
+            if scope is not None:
+                operation["security"] = [{"key": []}]
+                operation["description"] = f"{operation.get('description', '')}\n\nNeeds {_KEY_WITH[scope]}.".strip()
+                if not path.startswith("/v2"):  # that protocol has its own form of errors
+                    operation["responses"] |= {str(code): each for code, each in problem_responses(401, 403).items()}
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.keys import parse_keys
 
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
@@ -43,9 +45,23 @@ class Settings(BaseSettings):
     max_text_chars: Annotated[int, Field(ge=1)] = Field(20_000, description="longest text")
     max_series_steps: Annotated[int, Field(ge=1)] = Field(4096, description="longest series")
     max_batch_items: Annotated[int, Field(ge=1)] = Field(256, description="items of one batch request")
+    api_keys: str | None = Field(
+        None, repr=False, description="who may call: `NAME:SCOPES:SECRET`, separated by commas; default: everybody"
+    )
+    api_keys_file: Path | None = Field(None, description="the same in a file, one a line; read again when it changes")
+    allow_open_network: bool = Field(
+        False, description="`true` lets a service without keys listen beyond the loopback address"
+    )
     log_format: Literal["human", "json"] = Field("human", description="form of the log lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     shutdown_grace_s: Annotated[float, Field(gt=0)] = Field(10.0, description="time running requests get at shutdown")
+
+    @field_validator("api_keys", mode="after")
+    @classmethod
+    def _only_hashes(cls, given: str | None) -> str | None:
+        """The secrets themselves are not kept."""
+        keys = parse_keys((given or "").split(","), "the setting")
+        return ",".join(key.line for key in keys) or None
 
     @property
     def store_dir(self) -> Path:

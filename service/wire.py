@@ -120,7 +120,9 @@ def problem(error: ServiceError, request_id: str) -> tuple[bytes, list[Header]]:
     }
     if error.errors:
         content["errors"] = error.errors
-    headers = [] if error.retry_after_s is None else [(b"retry-after", str(error.retry_after_s).encode())]
+    headers = list(error.headers)
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
     return orjson.dumps(content, default=str), headers
 
 

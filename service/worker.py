@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
         app: Any = self.config.app
 
         class protocol(DirectProtocol):  # noqa: N801
-            table = app.direct
+            table = {} if app.state.guard.closed else app.direct  # the short way asks nobody for a key
             metrics = app.state.metrics
             desk = Desk()
             heads: dict[bytes, Head] = {}  # noqa: RUF012 (of this process)

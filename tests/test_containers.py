@@ -72,9 +72,10 @@ def test_the_builder_is_sent_all_that_is_copied_and_no_state():
 
 
 def test_compose_publishes_on_the_loopback_address_only():
-    """As long as no keys are asked for, the default must not be reachable from another machine."""
+    """Without keys the default must not be reachable from another machine; inside it is told that this is meant."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
     assert services["api"]["ports"] == ["${NEUROSERVE_PUBLISH:-127.0.0.1:8000}:8000"]
+    assert services["api"]["environment"]["NEUROSERVE_ALLOW_OPEN_NETWORK"] == "true"
     assert "ports" not in services["trainer"]
 
 
