@@ -20,6 +20,8 @@ SNAPSHOT = "snapshot"  # the key of a running job's latest Snapshot
 BEGUN = "begun"  # attribute of a job that was given back to the queue: it has a snapshot
 STOPPED = "stopped"  # attribute of a cancelled job: its child is gone
 LATE = "late"  # attribute of a job cancelled too late: the Snapshot it ended with
+TRIES = "tries"  # attribute of a job: how many workers in a row took it and died before anything of it was finished
+MIDDLE_PRIORITY = 5
 
 Promote = Literal["if_better", "manual", "always"]
 
@@ -70,6 +72,8 @@ class JobSpec(JobRecord):
     learning_rate: Annotated[float, Field(gt=0)]
     seed: Annotated[int, Field(ge=0)] = 0
     promote: Promote = "if_better"
+    priority: Annotated[int, Field(ge=1, le=10)] = MIDDLE_PRIORITY  # 1 runs first
+    time_limit_s: Annotated[float, Field(gt=0)] | None = None
 
 
 class Range(JobRecord):
@@ -204,12 +208,16 @@ class StageEvent(JobRecord):
     path: str | None = None
 
 
+ErrorCode = Literal["out_of_memory"]
+
+
 class ErrorEvent(JobRecord):
     """From the child only: it gives up, and why, in one sentence for the client."""
 
     type: Literal["error"] = "error"
     at: datetime
     message: str
+    code: ErrorCode | None = None
 
 
 JobEvent = Annotated[

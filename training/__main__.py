@@ -17,6 +17,7 @@ from pathlib import Path
 from models.store import Store, StoreError
 from training import compare, storekeeper
 from training.datasets.files import DataError, data_root
+from training.memory import is_out_of_memory
 from training.reporters import ConsoleReporter, EventReporter, Reporter, ReporterHandler
 
 # Threads that wait must not spin: beside other work on the same cores that made an epoch eight times slower.
@@ -57,10 +58,11 @@ def _guarded(command: Callable[[], int], reporter: Reporter) -> int:
         return 130
     except ModuleNotFoundError as exc:
         reporter.error(f"training needs the package {exc.name}: pip install 'neuroserve[train]'")
-    except MemoryError:
-        reporter.error("there is not enough memory; try a smaller batch size")
     except Exception as exc:
-        if _is_expected(exc):
+        if is_out_of_memory(exc):
+            first = str(exc).strip().splitlines()[:1] or [type(exc).__name__]
+            reporter.error(f"the training ran out of memory: {first[0]}; try a smaller batch size", "out_of_memory")
+        elif _is_expected(exc):
             reporter.error(str(exc))
         else:
             traceback.print_exc()

@@ -13,12 +13,13 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from models.jobs import JOB_EVENT, EpochEvent, JobEvent, JobSpec, StageEvent
+from training.memory import oom_kills, says_out_of_memory
 
 NICENESS = 10
 _LINE_BYTES = 1 << 20
@@ -79,8 +80,9 @@ def command_of(fit: Sequence[str], spec: JobSpec, work: Path) -> list[str]:
 class Attempt:
     """A running child. `next` gives its events in order; `close` ends it and everything it started."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, kills: Callable[[], int | None] = oom_kills) -> None:
         self._process = process
+        self._kills, self._kills_before = kills, kills()
         self._events: asyncio.Queue[JobEvent | None] = asyncio.Queue(_EVENTS_AHEAD)
         self._ahead: list[JobEvent] = []
         self._last_words: deque[str] = deque(maxlen=20)
@@ -132,6 +134,13 @@ class Attempt:
         await asyncio.gather(*self._readers, return_exceptions=True)
         ending = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return f"{ending}: {self._last_words[-1]}" if self._last_words else ending
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the ended child was killed by the kernel for memory, or said with its last words that it had none."""
+        if self._process.returncode == -signal.SIGKILL:
+            return (self._kills() or 0) > (self._kills_before or 0)
+        return bool(self._last_words) and says_out_of_memory(self._last_words[-1])
 
     async def ended(self) -> str:
         """How a child that closed its output ended; one that lingers is helped after a moment."""

@@ -57,6 +57,8 @@ class FitResult:
     best_epoch: int
     stopped_early: bool
     seconds: float
+    halved_after: int | None
+    """The epoch after which the run went on with half its batch size, `None` if it did not."""
     cpu_seconds: float
     """CPU time of the epochs, all threads: unlike `seconds` the same beside other work."""
 
@@ -70,6 +72,8 @@ class _State:
     best_key: tuple[float, float] = (-math.inf, -math.inf)
     stopped: bool = False
     cpu_s: float = 0.0
+    batch_size: int = 0
+    halved_after: int | None = None
 
 
 def rate_factor(schedule: str, done: float) -> float:
@@ -121,7 +125,7 @@ class _Fit:
         self.judged: nn.Module = self.module if self.average is None else self.average.module
         self.validation = _moved(splits.validation, self.device)
         self.steps = math.ceil(len(splits.train) / settings.batch_size)
-        self.state = _State()
+        self.state = _State(batch_size=settings.batch_size)
         self.identity = {
             "network": network,
             **asdict(settings),
@@ -148,6 +152,7 @@ class _Fit:
             best_epoch=self.state.best_epoch,
             stopped_early=self.state.stopped,
             seconds=seconds,
+            halved_after=self.state.halved_after,
             cpu_seconds=self.state.cpu_s,
         )
 
@@ -262,6 +267,10 @@ class _Fit:
         if (average := saved.pop("average")) is not None and self.average is not None:
             self.average.load_state_dict(average)
         self.state = _State(**saved | {"history": [EpochRow(**row) for row in saved["history"]]})
+        if self.state.batch_size not in {0, self.settings.batch_size}:  # 0: a checkpoint that did not tell it yet
+            self.state.halved_after = len(self.state.history)
+            self.state.step = self.state.halved_after * self.steps
+        self.state.batch_size = self.settings.batch_size
 
 
 def fit(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,10 +36,13 @@ from models.manifest import now
 from models.store import Store, StoreError
 from training.attempt import Attempt, Place, command_of, name_of, place, place_of
 from training.gate import GateError
+from training.memory import Batch
 from training.publish import CandidateError, publish
 
 FIT = (sys.executable, "-m", "training", "fit")
 ATTEMPTS = 3
+TRIES = 3
+"""How many workers in a row may die with a job before anything of it is finished."""
 PROGRESS_EVERY_S = 0.5
 
 log = logging.getLogger("training.worker")
@@ -66,6 +70,12 @@ class Ledger(Protocol):
     async def save(self, snapshot: Snapshot) -> None:
         """Replace the job's snapshot."""
 
+    async def count_try(self) -> int:
+        """Count one more worker that took the job; how many did since something of it was finished."""
+
+    async def count_progress(self) -> None:
+        """This worker has finished something: it is the first to try the next."""
+
 
 class _GaveUpError(Exception):
     """The job has failed; the sentence says why."""
@@ -77,11 +87,16 @@ class JobRun:
     def __init__(self, job_id: str, spec: JobSpec, settings: JobSettings, ledger: Ledger) -> None:
         self.id, self.spec, self.settings, self.ledger = job_id, spec, settings, ledger
         self.work = settings.state / "jobs" / job_id
+        self.batch = Batch(self.work, spec.batch_size)
         self.snapshot = Snapshot(status=JobStatus.RUNNING, started_at=now())
         self.result: JobResult | None = None
+        self.parked = False  # paused, with no child: may be given to another worker
         self._attempt: Attempt | None = None
+        self._pausing = False
+        self._progressed = self._replaying = False
         self._crashes = 0
         self._last_progress = 0.0
+        self._begun, self._spent_s = time.monotonic(), 0.0
 
     async def run(self) -> Snapshot:
         """Take the job to its end: succeeded, rejected or failed."""
@@ -90,6 +105,7 @@ class JobRun:
         await self.ledger.tell(StatusEvent(at=now(), status=JobStatus.RUNNING))
         await self.ledger.save(self.snapshot)
         try:
+            await self._count_try()
             await self._until(place("data"))
             await self._epochs()
             for stage in ("export", "parity", "evaluate"):
@@ -112,6 +128,10 @@ class JobRun:
             status = JobStatus.REJECTED if self.result.model is None else JobStatus.SUCCEEDED
         return self.snapshot.model_copy(update={"status": status, "result": self.result, "finished_at": now()})
 
+    def pause(self) -> None:
+        """Stop at the next step's end, which the child may reach yet; `parked` is true then. From any thread."""
+        self._pausing = True
+
     async def close(self) -> None:
         """End the child, if there is one."""
         attempt, self._attempt = self._attempt, None
@@ -128,15 +148,36 @@ class JobRun:
         """A recorded step whose failure, a sentence, ends the job."""
 
         async def guarded() -> dict[str, Any]:
+            self._replaying = False
             try:
                 return {"value": await work()}
             except _GaveUpError as exc:
                 return {"failure": str(exc)}
 
+        if self._pausing:
+            await self._park()
+        self._replaying = True
         answer = await self.ledger.step(name, guarded, preemptible=preemptible)
+        if not (self._replaying or self._progressed):
+            self._progressed = True
+            await self.ledger.count_progress()
         if "failure" in answer:
             raise _GaveUpError(answer["failure"])
         return answer["value"]
+
+    async def _count_try(self) -> None:
+        """Give up a job that its workers do not survive; what ends here has taken fewer steps, never other ones."""
+        tries = await self.ledger.count_try()
+        if tries > TRIES:
+            raise _GaveUpError(f"the worker process died {tries - 1} times in a row while it ran this job")
+        if tries > 1:
+            log.warning("job %s: try %s of %s", self.id, tries, TRIES)
+
+    async def _park(self) -> None:
+        """Wait for the end of this process."""
+        await self.close()
+        self.parked = True
+        await asyncio.Event().wait()
 
     async def _until(self, goal: Place) -> Any:
         """The child's event at the goal; None, or the later stage it is in, when it had passed it."""
@@ -150,6 +191,8 @@ class JobRun:
             if reached["type"] != "epoch":
                 return
             event = EpochEvent.model_validate(reached)
+            if self._replaying:  # an earlier worker's time counts as well
+                self._spent_s += event.row.seconds
             await self.ledger.tell(event)
             await self._note(event.row)
             if event.stopped_early:
@@ -174,7 +217,8 @@ class JobRun:
                 await self._crashed(attempt)
                 continue
             if isinstance(event, ErrorEvent):
-                raise _GaveUpError(event.message)
+                await self._gave_up(event)
+                continue
             reached = place_of(event)
             if reached is None:
                 await self._pass_on(event)
@@ -189,16 +233,17 @@ class JobRun:
             await self._log("info", "a new training process goes on from the last finished epoch")
         try:
             await asyncio.to_thread(self.work.mkdir, parents=True, exist_ok=True)
-            self._attempt = await Attempt.start(command_of(self.settings.fit, self.spec, self.work), self.work)
+            spec = self.spec.model_copy(update={"batch_size": self.batch.size})
+            self._attempt = await Attempt.start(command_of(self.settings.fit, spec, self.work), self.work)
         except OSError as exc:
             raise _GaveUpError(f"the training process could not be started: {exc}") from exc
         return self._attempt
 
     async def _next(self, attempt: Attempt) -> JobEvent | None:
-        limit_s = self.settings.time_limit_s
-        left = self.snapshot.started_at + timedelta(seconds=limit_s) - now()
+        limit_s = min(self.settings.time_limit_s, self.spec.time_limit_s or math.inf)
+        left_s = self._begun + limit_s - self._spent_s - time.monotonic()
         try:
-            async with asyncio.timeout(max(0.0, left.total_seconds())):
+            async with asyncio.timeout(max(0.0, left_s)):
                 return await attempt.next()
         except TimeoutError:
             raise _GaveUpError(f"the job did not end within its time limit of {limit_s:g} seconds") from None
@@ -206,10 +251,30 @@ class JobRun:
     async def _crashed(self, attempt: Attempt) -> None:
         words = await attempt.ended()
         self._attempt = None
+        if attempt.out_of_memory:
+            await self._starved(f"the training process was out of memory: {words}")
+            return
         self._crashes += 1
         await self._log("warning", f"training process {self._crashes} of {ATTEMPTS} ended too early: {words}")
         if self._crashes >= ATTEMPTS:
             raise _GaveUpError(f"the training process ended too early {ATTEMPTS} times, the last time with {words}")
+
+    async def _gave_up(self, event: ErrorEvent) -> None:
+        await self.close()
+        if event.code == "out_of_memory":
+            await self._starved(event.message)
+            return
+        why = (
+            f" (batch size {self.batch.size}; with {self.batch.full} it ran out of memory)" if self.batch.halved else ""
+        )
+        raise _GaveUpError(event.message + why)
+
+    async def _starved(self, words: str) -> None:
+        if not self.batch.halve():
+            tried = f" and with {self.batch.size}" if self.batch.halved else ""
+            raise _GaveUpError(f"out of memory with batch size {self.batch.full}{tried}: {words}")
+        message = f"out of memory with batch size {self.batch.full}, tried once more with {self.batch.size}: {words}"
+        await self._log("warning", message)
 
     async def _pass_on(self, event: JobEvent) -> None:
         if isinstance(event, LogEvent):

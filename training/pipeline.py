@@ -165,6 +165,7 @@ def _provenance(task: Task, spec: JobSpec, splits: Splits, result: FitResult, mo
         "optimisation": asdict(task.optimisation(spec.network)),
         "best_epoch": result.best_epoch,
         "stopped_early": result.stopped_early,
+        **({} if result.halved_after is None else {"batch_size_halved_after_epoch": result.halved_after}),
         "rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
         "device": runtime.device().type,
         "threads": runtime.threads(),

@@ -15,6 +15,7 @@ from models.jobs import (
     DoneEvent,
     EpochEvent,
     EpochRow,
+    ErrorCode,
     ErrorEvent,
     JobEvent,
     JobResult,
@@ -46,8 +47,8 @@ class Reporter(Protocol):
     def log(self, message: str) -> None:
         """Something worth knowing."""
 
-    def error(self, message: str) -> None:
-        """The run gives up, and why."""
+    def error(self, message: str, code: ErrorCode | None = None) -> None:
+        """The run gives up, and why; the code is for programs."""
 
     def done(self, result: JobResult) -> None:
         """The run has ended with a version, or with the gate's refusal."""
@@ -76,8 +77,8 @@ class EventReporter:
     def log(self, message: str) -> None:
         self._emit(LogEvent(at=now(), message=message))
 
-    def error(self, message: str) -> None:
-        self._emit(ErrorEvent(at=now(), message=message))
+    def error(self, message: str, code: ErrorCode | None = None) -> None:
+        self._emit(ErrorEvent(at=now(), message=message, code=code))
 
     def done(self, result: JobResult) -> None:
         status = JobStatus.SUCCEEDED if result.gate.passed else JobStatus.REJECTED
@@ -124,7 +125,7 @@ class ConsoleReporter:
     def log(self, message: str) -> None:
         self._say(message)
 
-    def error(self, message: str) -> None:
+    def error(self, message: str, code: ErrorCode | None = None) -> None:  # noqa: ARG002 (programs do not read this)
         self._close()
         print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201 (a terminal program)
 

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.jobs import Job, JobEvent, JobSpec, JobStatus, NetworkRecipe, Promote, Range, Recipes
+from models.jobs import MIDDLE_PRIORITY, Job, JobEvent, JobSpec, JobStatus, NetworkRecipe, Promote, Range, Recipes
 from service.errors import InvalidInput
 from service.jobs import JobBoard
 from service.openapi import problem_responses
+from service.settings import Settings
 
 KEEPALIVE_S = 15.0
 RETRY_MS = 2000
@@ -25,6 +26,8 @@ _SPEC: dict[str, Any] = {
     "learning_rate": 0.001,
     "seed": 0,
     "promote": "if_better",
+    "priority": 5,
+    "time_limit_s": None,
 }
 _EXAMPLE: dict[str, Any] = {
     "id": "0b9f6a3e-6f0b-5d7c-9a51-0a5b8f3c2d11",
@@ -65,6 +68,16 @@ class TrainRequest(BaseModel):
     promote: Promote = Field(
         "if_better", description="`if_better`: live when the gate passes it; `manual`: published only; `always`"
     )
+    priority: int = Field(
+        MIDDLE_PRIORITY, ge=1, le=10, description="1 to 10: of the waiting jobs the lowest number runs first"
+    )
+    time_limit_s: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds the job may run before it counts as failed; waiting does not count. "
+        "Default, and the most: NEUROSERVE_JOB_TIME_LIMIT_S",
+    )
 
 
 class JobList(BaseModel):
@@ -84,8 +97,14 @@ def _recipes(request: Request) -> Recipes:
     return recipes
 
 
+def _longest_s(request: Request) -> float:
+    settings: Settings = request.app.state.settings
+    return settings.job_time_limit_s
+
+
 Board = Annotated[JobBoard, Depends(_board)]
 TheRecipes = Annotated[Recipes, Depends(_recipes)]
+LongestS = Annotated[float, Depends(_longest_s)]
 JobId = Annotated[str, Path(description="the job's `id`", examples=[_EXAMPLE["id"]])]
 
 
@@ -108,6 +127,7 @@ async def submit(
     body: TrainRequest,
     board: Board,
     recipes: TheRecipes,
+    longest_s: LongestS,
     response: Response,
     idempotency_key: Annotated[
         str | None,
@@ -118,7 +138,7 @@ async def submit(
 
     It survives the death of the service, of its worker and of its training process, and goes on from its last epoch.
     """
-    job = await board.submit(spec_of(body, recipes), idempotency_key)
+    job = await board.submit(spec_of(body, recipes, longest_s), idempotency_key)
     response.headers["Location"] = f"/train/{job.id}"
     return job
 
@@ -225,8 +245,11 @@ def _wire(place: int, event: JobEvent) -> bytes:
 # ---------------------------------------------------------------------- from a request to a spec
 
 
-def spec_of(body: TrainRequest, recipes: Recipes) -> JobSpec:
-    """The full job, defaults filled in from the recipe; InvalidInput names a task, network or range that is not."""
+def spec_of(body: TrainRequest, recipes: Recipes, longest_s: float) -> JobSpec:
+    """The full job, defaults filled in from the recipe; InvalidInput names a task, network or range that is not.
+
+    `longest_s` is the most that the job may ask for as its time limit.
+    """
     task = recipes.tasks.get(body.task)
     if task is None:
         raise _unknown("task", body.task, list(recipes.tasks))
@@ -234,12 +257,15 @@ def spec_of(body: TrainRequest, recipes: Recipes) -> JobSpec:
     network = task.networks.get(name)
     if network is None:
         raise _unknown("network", name, list(task.networks))
-    return JobSpec(task=body.task, network=name, seed=body.seed, promote=body.promote, **_numbers(body, network))
+    as_asked = body.model_dump(include={"task", "seed", "promote", "priority", "time_limit_s"})
+    return JobSpec(network=name, **as_asked, **_numbers(body, network, longest_s))
 
 
-def _numbers(body: TrainRequest, network: NetworkRecipe) -> dict[str, Any]:
+def _numbers(body: TrainRequest, network: NetworkRecipe, longest_s: float) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     errors: list[tuple[tuple[str, str], str]] = []
+    if body.time_limit_s is not None and body.time_limit_s > longest_s:
+        errors.append((("body", "time_limit_s"), f"must be at most {longest_s:g}, NEUROSERVE_JOB_TIME_LIMIT_S"))
     ranges: dict[Literal["epochs", "batch_size", "learning_rate"], Range] = {
         "epochs": network.epochs,
         "batch_size": network.batch_size,

@@ -43,7 +43,7 @@ class _Notes:
     def log(self, message: str) -> None:
         self.told.append(message)
 
-    def error(self, message: str) -> None:
+    def error(self, message: str, code: str | None = None) -> None:
         self.told.append(message)
 
     def done(self, result: JobResult) -> None:
