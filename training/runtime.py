@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import random
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -45,6 +47,8 @@ def _quota(cgroup: Path) -> float | None:
 def prepare(seed: int) -> torch.device:
     """Seed everything, ask for deterministic kernels, set the threads; the device to train on."""
     where = device()
+    if where.type == "cuda":
+        limit_gpu_memory(torch.cuda, where)
     # cuBLAS is deterministic only with a fixed workspace, to be named before its first use
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=where.type == "cuda")
@@ -52,6 +56,26 @@ def prepare(seed: int) -> torch.device:
     torch.set_num_threads(threads())
     seed_all(seed)
     return where
+
+
+class _Cuda(Protocol):
+    def set_per_process_memory_fraction(self, fraction: float, device: torch.device, /) -> None: ...
+
+
+def limit_gpu_memory(cuda: _Cuda, where: torch.device) -> float:
+    """Keep torch within its share of the GPU, so that models that are served there find room; the share.
+
+    `NEUROSERVE_TRAIN_GPU_MEM_SHARE`, above 0 and at most 1; ValueError for anything else.
+    """
+    said = os.environ.get("NEUROSERVE_TRAIN_GPU_MEM_SHARE") or "0.5"
+    try:
+        share = float(said)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise ValueError(f"NEUROSERVE_TRAIN_GPU_MEM_SHARE={said} is not a share above 0 and at most 1")
+    cuda.set_per_process_memory_fraction(share, where)
+    return share
 
 
 def seed_all(seed: int) -> None:
