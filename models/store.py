@@ -1,287 +1,294 @@
 """Versioned model folders with atomic publish, a live pointer, verify, rollback and prune.
 
-    ROOT/NAME/VERSION/…   one version, complete or absent: it arrives by one rename
-    ROOT/NAME/live        version numbers, one a line: the live one, then those that were live before it, newest first
-    ROOT/NAME/last        the highest number ever given out, so that a deleted number is not used again
-    ROOT/.staging/…       versions being written; never looked at by readers
+    ROOT/NAME/VERSION/…    one version, complete or absent: it arrives by one rename
+    ROOT/NAME/live         version numbers, one a line: the live one, then those that were live before it, newest first
+    ROOT/NAME/last         the highest number ever given out, so that a deleted number is not used again
+    ROOT/NAME/rolled-back  versions that were live until a rollback: only an order of its own brings one back
+    ROOT/NAME/deleted      jobs whose version was deleted, as JSON strings, one a line: none publishes a second one
+    ROOT/.locks/NAME       held while a model is changed; a process that dies gives it back
+    ROOT/.staging/…        versions being written; never looked at by readers
 
-Several processes may publish, promote and read at once; no lock is held, each change is one atomic rename.
+Several processes may publish, promote, prune and read at once. Changes of one model wait for each other; readers wait
+for nobody, as each change is one atomic rename of something that is on the disk already.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import re
+import contextlib
+import json
 import shutil
-import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from models.manifest import MANIFEST_FILE, NAME_PATTERN, Manifest, ManifestError, file_entry, read_manifest
+from models import disk
+from models.manifest import MANIFEST_FILE, Manifest, file_entry
+from models.reading import (
+    LIVE_FILE,
+    NothingToRollBackError,
+    StoreError,
+    StoreReader,
+    StoreWriteError,
+    VersionDamagedError,
+    VersionGoneError,
+    VersionInUseError,
+    VersionNotFoundError,
+    numbers_in,
+)
+from models.staging import Staging
 
-LIVE_FILE = "live"
+__all__ = [
+    "NothingToRollBackError",
+    "Store",
+    "StoreError",
+    "StoreWriteError",
+    "VersionDamagedError",
+    "VersionGoneError",
+    "VersionInUseError",
+    "VersionNotFoundError",
+]
+
 LAST_FILE = "last"
+ROLLED_BACK_FILE = "rolled-back"
+DELETED_FILE = "deleted"
+LOCKS = ".locks"
 STAGING = ".staging"
-_HISTORY_LINES = 20
+LOCK_WAIT_S = 15.0
 
 
-class StoreError(Exception):
-    """The store cannot do what was asked; the message says why."""
-
-
-class VersionNotFoundError(StoreError):
-    """No such model or version."""
-
-
-class VersionDamagedError(StoreError):
-    """A version whose files are not what its manifest says."""
-
-
-class VersionInUseError(StoreError):
-    """The version is live."""
-
-
-class NothingToRollBackError(StoreError):
-    """No earlier live version is left in the store."""
-
-
-class Store:
-    """The folder of models at `root`."""
+class Store(StoreReader):
+    """The folder of models at `root`, for those who also change it."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-
-    # ------------------------------------------------------------------ reading
-
-    def names(self) -> list[str]:
-        """Models with at least one version, sorted."""
-        if not self.root.is_dir():
-            return []
-        return sorted(
-            path.name
-            for path in self.root.iterdir()
-            if re.match(NAME_PATTERN, path.name) and path.is_dir() and self.versions(path.name)
-        )
-
-    def versions(self, name: str) -> list[int]:
-        """Version numbers of a model, ascending; empty for an unknown one."""
-        folder = self._model(name)
-        try:
-            found = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(found)
-
-    def folder(self, name: str, version: int) -> Path:
-        """The folder of a version; VersionNotFoundError when there is none."""
-        path = self._model(name) / str(version)
-        if not path.is_dir():
-            known = ", ".join(map(str, self.versions(name)))
-            what = f"it has {known}" if known else "it has none"
-            raise VersionNotFoundError(f"{name} has no version {version}; {what}")
-        return path
-
-    def manifest(self, name: str, version: int) -> Manifest:
-        """The manifest of a version; the hashes are not looked at."""
-        return _manifest_of(self.folder(name, version), name, version)
-
-    def live_history(self, name: str) -> list[int]:
-        """The live version, then those live before it, newest first; empty when nothing is live."""
-        try:
-            text = (self._model(name) / LIVE_FILE).read_text("ascii")
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        lines = text.split()
-        if not all(line.isdecimal() for line in lines):
-            raise StoreError(f"the live pointer of {name} is unreadable; promote a version to write it anew")
-        return [int(line) for line in lines]
-
-    def live(self, name: str) -> int | None:
-        """The live version's number, or None."""
-        history = self.live_history(name)
-        return history[0] if history else None
-
-    def previous(self, name: str) -> int | None:
-        """The version that rollback would go to, or None."""
-        there = set(self.versions(name))
-        history = self.live_history(name)
-        return next((old for old in history[1:] if old in there and old != history[0]), None)
-
-    def verify(self, name: str, version: int) -> Manifest:
-        """The manifest of a version, after hashing all it lists; VersionDamagedError names the file that differs."""
-        folder = self.folder(name, version)
-        manifest = _manifest_of(folder, name, version)
-        for relative, expected in manifest.files.items():
-            path = folder / relative
-            try:
-                actual = file_entry(path)
-            except OSError as exc:
-                raise VersionDamagedError(f"{name} version {version}: {relative}: {exc.strerror}") from exc
-            if actual != expected:
-                raise VersionDamagedError(
-                    f"{name} version {version}: {relative} was changed after it was published "
-                    f"(sha256 {actual.sha256[:12]}…, the manifest says {expected.sha256[:12]}…)"
-                )
-        return manifest
-
-    # ------------------------------------------------------------------ writing
+        super().__init__(root)
+        self._staging = Staging(root / STAGING)
 
     def stage(self) -> Path:
-        """A new empty folder to write a version into, on the store's own file system."""
-        folder = self.root / STAGING / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder
+        """A new empty folder to write a version into, on the store's own file system; this process's until it ends."""
+        with self._writing("nothing was published"):
+            return self._staging.new()
 
-    def publish(self, staged: Path, draft: Manifest) -> Manifest:
+    def discard(self, staged: Path) -> None:
+        """Remove a staged folder; one that was published is no error."""
+        self._staging.drop(staged)
+
+    def publish(self, staged: Path, draft: Manifest, once: str | None = None) -> Manifest:
         """Make the staged folder the next version of `draft.name` and return its manifest.
 
         The draft's version and file table are replaced: the number by the next free one, the table by the hashes of
         what is really there. The version is on disk (fsync) before its name appears. Nothing becomes live.
-        """
-        name = draft.name
-        model = self._model(name)
-        model.mkdir(parents=True, exist_ok=True)
-        (staged / MANIFEST_FILE).unlink(missing_ok=True)
-        files = {
-            path.relative_to(staged).as_posix(): file_entry(path)
-            for path in sorted(staged.rglob("*"))
-            if path.is_file()
-        }
-        while True:
-            version = self._next_number(name)
-            manifest = Manifest.model_validate({**dict(draft), "version": version, "files": files})
-            (staged / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
-            _sync_tree(staged)
-            _write_atomically(model / LAST_FILE, f"{version}\n")
-            if not _rename(staged, model / str(version)):
-                continue  # another publisher took the number
-            _sync(model)
-            return manifest
 
-    def promote(self, name: str, version: int) -> None:
-        """Make a version live after verifying it; the one before it becomes what rollback goes to."""
-        self.verify(name, version)
-        history = [old for old in self.live_history_or_empty(name) if old != version]
-        self._point(name, [version, *history])
+        `once` is the id of the job that publishes, written into the provenance. However often, late or in how many
+        processes at once a job publishes, there is one version: a repeat discards the staged folder and returns the
+        manifest of that version, or raises VersionGoneError when it was deleted since.
+        """
+        name, model = draft.name, self._model(draft.name)
+        if once is not None:
+            draft = draft.model_copy(update={"provenance": draft.provenance.model_copy(update={"job_id": once})})
+        with self._writing(f"no version of {name} was published"):
+            disk.make_folder(model)
+            (staged / MANIFEST_FILE).unlink(missing_ok=True)
+            paths = [path for path in sorted(staged.rglob("*")) if path.is_file()]
+            files = {path.relative_to(staged).as_posix(): file_entry(path) for path in paths}
+            disk.sync_tree(staged)
+            with self._locked(name):
+                if once is not None and (earlier := self.published_by(name, once)) is not None:
+                    self.discard(staged)
+                    return earlier
+                while True:
+                    version = self._next_number(name)
+                    manifest = Manifest.model_validate({**dict(draft), "version": version, "files": files})
+                    (staged / MANIFEST_FILE).write_text(manifest.to_json(), "utf-8")
+                    disk.sync(staged / MANIFEST_FILE)
+                    disk.sync(staged)
+                    self._give_out(name, version)
+                    if disk.move(staged, model / str(version)):
+                        break
+                self._staging.release(staged)
+                disk.sync(model)
+                return manifest
+
+    def published_by(self, name: str, job_id: str) -> Manifest | None:
+        """What a job has published, or None; VersionGoneError when that was deleted since."""
+        for version in reversed(self.versions(name)):
+            with contextlib.suppress(
+                VersionDamagedError, VersionNotFoundError
+            ):  # a damaged neighbour is no reason to lose a job
+                manifest = self.manifest(name, version)
+                if manifest.provenance.job_id == job_id:
+                    return manifest
+        if job_id in self._deleted_jobs(name):
+            raise VersionGoneError(
+                f"the version of {name} that job {job_id} published was deleted since; a job publishes only once"
+            )
+        return None
+
+    def promote(self, name: str, version: int, *, unless_before: bool = False) -> None:
+        """Make a version live after verifying it; the one before it becomes what rollback goes to.
+
+        With `unless_before` a version that was live before is left as it is now: what others decided since stands.
+        """
+        self.folder(name, version)
+        with self._writing(f"{name} version {version} was not made live"), self._locked(name):
+            history = self.live_history_or_empty(name)
+            if unless_before and version in {*history, *self._rolled_back(name)}:
+                return
+            self.verify(name, version)
+            self._point(name, [version, *(old for old in history if old != version)])
 
     def rollback(self, name: str) -> int:
         """Make the previously live version live again and return its number."""
         if not self.versions(name):
             raise VersionNotFoundError(f"there is no model {name}")
-        back_to = self.previous(name)
-        if back_to is None:
-            raise NothingToRollBackError(f"{name} has no earlier live version to roll back to")
-        self.verify(name, back_to)
-        history = self.live_history(name)
-        self._point(name, history[history.index(back_to) :])
+        with self._writing(f"{name} was not rolled back"), self._locked(name):
+            back_to = self.previous(name)
+            if back_to is None:
+                raise NothingToRollBackError(f"{name} has no earlier live version to roll back to")
+            self.verify(name, back_to)
+            history = self.live_history(name)
+            left, kept = history[: history.index(back_to)], history[history.index(back_to) :]
+            self._write_numbers(name, ROLLED_BACK_FILE, sorted({*self._rolled_back(name), *left}))
+            self._point(name, kept)
         return back_to
 
     def delete(self, name: str, version: int) -> None:
         """Remove a version that is not live."""
-        folder = self.folder(name, version)
-        if self.live(name) == version:
-            raise VersionInUseError(f"{name} version {version} is live; promote another version first")
-        _remove(folder, self.root / STAGING)
+        self.folder(name, version)
+        with self._writing(f"{name} version {version} was not deleted"), self._locked(name):
+            self._delete(name, version)
 
     def prune(self, name: str, keep: int = 5) -> list[int]:
-        """Remove all but the newest `keep` versions, the live one and the one rollback goes to; the removed ones."""
-        protected = {self.live(name), self.previous(name), *self.versions(name)[-keep:]}
-        gone = [version for version in self.versions(name) if version not in protected]
-        for version in gone:
-            self.delete(name, version)
+        """Remove all but the newest `keep` versions, the live one and the one rollback goes to; the removed ones.
+
+        What dead processes have left in the staging folder goes too.
+        """
+        if not self.versions(name):
+            raise VersionNotFoundError(f"there is no model {name}")
+        with self._writing(f"{name} was not pruned to the end"), self._locked(name):
+            there = self.versions(name)
+            protected = {self.live(name), self.previous(name), *there[len(there) - min(max(keep, 0), len(there)) :]}
+            gone = [version for version in there if version not in protected]
+            for version in gone:
+                self._delete(name, version)
+        self.sweep()
         return gone
 
+    def sweep(self) -> list[str]:
+        """Remove what processes that are gone have left unfinished, and return its names; safe beside living ones."""
+        with self._writing("leftovers were not removed"):
+            left = self._staging.sweep()
+            for name in self._folders():
+                if any(self._model(name).glob(".*")):
+                    with self._locked(name):
+                        left += self._clear_drafts(name)
+            return left
+
     def seed(self, source: Store) -> list[str]:
-        """Copy the models this store does not have yet from another, live pointers too; their names."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        taken = [name for name in source.names() if not self.versions(name)]
-        for name in taken:
-            staged = self.stage()
-            shutil.copytree(source.root / name, staged, dirs_exist_ok=True)
-            _write_atomically(staged / LAST_FILE, f"{max(source.versions(name))}\n")
-            _sync_tree(staged)
-            if not _rename(staged, self._model(name)):
-                shutil.rmtree(staged)  # another process seeded the same model
-        _sync(self.root)
-        return taken
+        """Copy the models this store does not have yet from another, live pointers too; their names.
+
+        A model that had versions of its own here gets the other's live one under its next number.
+        """
+        missing = [name for name in source.names() if not self.versions(name)]
+        return [name for name in missing if self._seed(source, name)]
 
     # ------------------------------------------------------------------ inside
 
-    def live_history_or_empty(self, name: str) -> list[int]:
-        """The history, or nothing when the pointer is unreadable: promote is the way to mend it."""
-        try:
-            return self.live_history(name)
-        except StoreError:
-            return []
+    def _seed(self, source: Store, name: str) -> bool:
+        with self._writing(f"{name} was not copied from {source.root}"):
+            staged = self.stage()
+            try:
+                if (self._model(name) / LAST_FILE).exists():
+                    return self._adopt(source, name, staged)
+                shutil.copytree(source.root / name, staged, dirs_exist_ok=True)
+                disk.write(staged / LAST_FILE, f"{max(source.versions(name))}\n")
+                disk.sync_tree(staged)
+                with self._locked(name):
+                    self._clear_drafts(name)
+                    moved = not self.versions(name) and disk.move(staged, self._model(name))
+                    disk.sync(self.root)
+                    return moved
+            finally:
+                self.discard(staged)
 
-    def _model(self, name: str) -> Path:
-        if not re.match(NAME_PATTERN, name):
-            raise VersionNotFoundError(f"{name!r} is not a model name")
-        return self.root / name
+    def _adopt(self, source: Store, name: str, staged: Path) -> bool:
+        version = source.live(name) or source.versions(name)[-1]
+        shutil.copytree(source.folder(name, version), staged, dirs_exist_ok=True)
+        self.promote(name, self.publish(staged, source.manifest(name, version)).version)
+        return True
+
+    def _delete(self, name: str, version: int) -> None:
+        folder = self.folder(name, version)
+        if self.live(name) == version:
+            raise VersionInUseError(f"{name} version {version} is live; promote another version first")
+        with contextlib.suppress(VersionDamagedError):
+            job_id = self.manifest(name, version).provenance.job_id
+            if job_id is not None and job_id not in (jobs := self._deleted_jobs(name)):
+                disk.write(
+                    self._model(name) / DELETED_FILE, "".join(f"{json.dumps(each)}\n" for each in [*jobs, job_id])
+                )
+        self._give_out(name, self._next_number(name) - 1)
+        self._staging.bury(folder)
+
+    def _deleted_jobs(self, name: str) -> list[str]:
+        path = self._model(name) / DELETED_FILE
+        try:
+            return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        except ValueError:
+            raise StoreError(f"{path} is unreadable; remove it to forget which jobs' versions were deleted") from None
+
+    def _rolled_back(self, name: str) -> list[int]:
+        path = self._model(name) / ROLLED_BACK_FILE
+        try:
+            return numbers_in(path)
+        except ValueError:
+            raise StoreError(f"{path} is unreadable; remove it to forget which versions were rolled back") from None
 
     def _next_number(self, name: str) -> int:
         try:
-            last = int((self._model(name) / LAST_FILE).read_text("ascii"))
-        except (FileNotFoundError, ValueError):
-            last = 0
-        return max([last, *self.versions(name)]) + 1
+            last = numbers_in(self._model(name) / LAST_FILE)
+        except ValueError:
+            last = []
+        return max([0, *last, *self.versions(name)]) + 1
+
+    def _give_out(self, name: str, number: int) -> None:
+        """Note on the disk that the number is taken, before anything bears it."""
+        path = self._model(name) / LAST_FILE
+        try:
+            known = number in numbers_in(path)
+        except ValueError:
+            known = False
+        if not known:
+            disk.write(path, f"{number}\n")
+
+    def _clear_drafts(self, name: str) -> list[str]:
+        """Whoever writes a small file holds the model's lock, so what its holder finds half-written is nobody's."""
+        drafts = list(self._model(name).glob(".*"))
+        for path in drafts:
+            disk.erase(path)
+        return [path.name for path in drafts]
 
     def _point(self, name: str, history: Iterable[int]) -> None:
-        lines = [str(version) for version in history][:_HISTORY_LINES]
-        _write_atomically(self._model(name) / LIVE_FILE, "\n".join(lines) + "\n")
+        there = set(self.versions(name))
+        self._write_numbers(name, LIVE_FILE, [version for version in history if version in there])
 
+    def _write_numbers(self, name: str, file: str, numbers: Iterable[int]) -> None:
+        disk.write(self._model(name) / file, "".join(f"{number}\n" for number in numbers))
 
-def _manifest_of(folder: Path, name: str, version: int) -> Manifest:
-    try:
-        manifest = read_manifest(folder)
-    except ManifestError as exc:
-        raise VersionDamagedError(f"{name} version {version}: {exc}") from exc
-    if (manifest.name, manifest.version) != (name, version):
-        raise VersionDamagedError(
-            f"{name} version {version}: its manifest says it is {manifest.name} version {manifest.version}"
-        )
-    return manifest
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        disk.make_folder(self.root / LOCKS)
+        try:
+            with disk.locked(self.root / LOCKS / name, LOCK_WAIT_S):
+                yield
+        except disk.LockedError:
+            raise StoreWriteError(
+                f"{name} has been held by another process for {LOCK_WAIT_S:g} seconds, which may be stopped; "
+                f"continue or end that process and try again"
+            ) from None
 
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _rename(source: Path, target: Path) -> bool:
-    """Move a folder to where none is, or only an empty one; False when a full one is there already."""
-    try:
-        source.rename(target)
-    except OSError as exc:
-        if exc.errno in {errno.ENOTEMPTY, errno.EEXIST}:
-            return False
-        raise
-    return True
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        draft.write_text(text, "ascii")
-        _sync(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _remove(folder: Path, staging: Path) -> None:
-    """Out of sight by one rename, then gone: a reader never sees half a version."""
-    staging.mkdir(parents=True, exist_ok=True)
-    hidden = staging / uuid.uuid4().hex
-    folder.rename(hidden)
-    shutil.rmtree(hidden)
+    @contextlib.contextmanager
+    def _writing(self, outcome: str) -> Iterator[None]:
+        """What the system says against a change, as one sentence of the store."""
+        try:
+            yield
+        except OSError as exc:
+            raise StoreWriteError(f"{outcome}: {self.root}: {disk.reason(exc)}") from exc

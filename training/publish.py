@@ -5,15 +5,15 @@ Safe to repeat: a job that was cut off anywhere in here ends the same when it is
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from models.disk import reason
 from models.jobs import JobGate, JobModel, JobResult, Promote
 from models.manifest import GateVerdict, Manifest, file_entry
-from models.store import Store, StoreError
+from models.store import Store, StoreWriteError
 from training import gate
 
 DRAFT_FILE = "draft.json"
@@ -38,31 +38,19 @@ def publish(candidate: Path, store: Store, promote: Promote = "if_better", job_i
     `model` None; errors are CandidateError, gate.GateError and the store's.
     """
     draft = read_draft(candidate)
-    published = _earlier(store, draft.name, job_id)
+    published = None if job_id is None else store.published_by(draft.name, job_id)
     if published is None:
         verdict = gate.judge(draft, _live(store, draft.name), promote)
         if not verdict.passed:
             return JobResult(model=None, metrics=draft.metrics, gate=_gate(verdict))
         published = _publish(candidate, store, draft, verdict, job_id)
     name, version = published.name, published.version
-    # once live, later changes by others stand
-    if promote != "manual" and version not in store.live_history_or_empty(name):
-        store.promote(name, version)
+    if promote != "manual":
+        store.promote(name, version, unless_before=True)
     live = version in store.live_history_or_empty(name)[:1]
     return JobResult(
         model=JobModel(name=name, version=version, live=live), metrics=published.metrics, gate=_gate(published.gate)
     )
-
-
-def _earlier(store: Store, name: str, job_id: str | None) -> Manifest | None:
-    if job_id is None:
-        return None
-    for version in reversed(store.versions(name)):
-        with contextlib.suppress(StoreError):  # a damaged neighbour is no reason to lose this job
-            manifest = store.manifest(name, version)
-            if manifest.provenance.job_id == job_id:
-                return manifest
-    return None
 
 
 def _live(store: Store, name: str) -> Manifest | None:
@@ -78,10 +66,11 @@ def _publish(candidate: Path, store: Store, draft: Manifest, verdict: GateVerdic
         for relative, expected in draft.files.items():
             if not (staged / relative).is_file() or file_entry(staged / relative) != expected:
                 raise CandidateError(f"{relative} in {candidate} is not the file that was measured")
-        provenance = draft.provenance.model_copy(update={"job_id": job_id})
-        return store.publish(staged, draft.model_copy(update={"gate": verdict, "provenance": provenance}))
+        return store.publish(staged, draft.model_copy(update={"gate": verdict}), once=job_id)
+    except OSError as exc:
+        raise StoreWriteError(f"{draft.name}: {candidate} was not copied to {store.root}: {reason(exc)}") from exc
     finally:
-        shutil.rmtree(staged, ignore_errors=True)  # gone already when it was published
+        store.discard(staged)
 
 
 def _gate(verdict: GateVerdict | None) -> JobGate:

@@ -1,0 +1,164 @@
+"""Reading a store: which versions there are, which one is live, and whether a version is what it was when published.
+
+No lock is taken and nothing is written: a store on a read-only volume serves as well.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from models.manifest import NAME_PATTERN, Manifest, ManifestError, file_entry, read_manifest
+
+LIVE_FILE = "live"
+
+
+class StoreError(Exception):
+    """The store cannot do what was asked; the message says why."""
+
+
+class VersionNotFoundError(StoreError):
+    """No such model or version."""
+
+
+class VersionDamagedError(StoreError):
+    """A version whose files are not what its manifest says."""
+
+
+class VersionInUseError(StoreError):
+    """The version is live."""
+
+
+class VersionGoneError(StoreError):
+    """What a job has published was deleted since."""
+
+
+class NothingToRollBackError(StoreError):
+    """No earlier live version is left in the store."""
+
+
+class StoreWriteError(StoreError):
+    """The folder does not take what is to be written: full, read-only, damaged, or held by another process."""
+
+
+class StoreReader:
+    """The folder of models at `root`, as those see it who only look."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> list[str]:
+        """Models with at least one version, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            path.name
+            for path in self.root.iterdir()
+            if re.match(NAME_PATTERN, path.name) and path.is_dir() and self.versions(path.name)
+        )
+
+    def versions(self, name: str) -> list[int]:
+        """Version numbers of a model, ascending; empty for an unknown one."""
+        folder = self._model(name)
+        try:
+            found = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(found)
+
+    def folder(self, name: str, version: int) -> Path:
+        """The folder of a version; VersionNotFoundError when there is none."""
+        path = self._model(name) / str(version)
+        if not path.is_dir():
+            known = ", ".join(map(str, self.versions(name)))
+            what = f"it has {known}" if known else "it has none"
+            raise VersionNotFoundError(f"{name} has no version {version}; {what}")
+        return path
+
+    def manifest(self, name: str, version: int) -> Manifest:
+        """The manifest of a version; the hashes are not looked at."""
+        folder = self.folder(name, version)
+        try:
+            return _manifest_of(folder, name, version)
+        except VersionDamagedError:
+            self.folder(name, version)  # deleted meanwhile is not damaged
+            raise
+
+    def live_history(self, name: str) -> list[int]:
+        """The live version, then those live before it, newest first; empty when nothing is live."""
+        try:
+            return numbers_in(self._model(name) / LIVE_FILE)
+        except ValueError:
+            raise StoreError(f"the live pointer of {name} is unreadable; promote a version to write it anew") from None
+
+    def live_history_or_empty(self, name: str) -> list[int]:
+        """The history, or nothing when the pointer is unreadable: promote is the way to mend it."""
+        try:
+            return self.live_history(name)
+        except StoreError:
+            return []
+
+    def live(self, name: str) -> int | None:
+        """The live version's number, or None."""
+        history = self.live_history(name)
+        return history[0] if history else None
+
+    def previous(self, name: str) -> int | None:
+        """The version that rollback would go to, or None."""
+        there = set(self.versions(name))
+        history = self.live_history(name)
+        return next((old for old in history[1:] if old in there and old != history[0]), None)
+
+    def verify(self, name: str, version: int) -> Manifest:
+        """The manifest of a version, after hashing all it lists; VersionDamagedError names the file that differs."""
+        folder = self.folder(name, version)
+        manifest = self.manifest(name, version)
+        for relative, expected in manifest.files.items():
+            path = folder / relative
+            try:
+                actual = file_entry(path)
+            except OSError as exc:
+                self.folder(name, version)  # deleted meanwhile is not damaged
+                raise VersionDamagedError(f"{name} version {version}: {relative}: {exc.strerror}") from exc
+            if actual != expected:
+                raise VersionDamagedError(
+                    f"{name} version {version}: {relative} was changed after it was published "
+                    f"(sha256 {actual.sha256[:12]}…, the manifest says {expected.sha256[:12]}…)"
+                )
+        return manifest
+
+    # ------------------------------------------------------------------ inside
+
+    def _folders(self) -> list[str]:
+        try:
+            return sorted(path.name for path in self.root.iterdir() if re.match(NAME_PATTERN, path.name))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def _model(self, name: str) -> Path:
+        if not re.match(NAME_PATTERN, name):
+            raise VersionNotFoundError(f"{name!r} is not a model name")
+        return self.root / name
+
+
+def _manifest_of(folder: Path, name: str, version: int) -> Manifest:
+    try:
+        manifest = read_manifest(folder)
+    except ManifestError as exc:
+        raise VersionDamagedError(f"{name} version {version}: {exc}") from exc
+    if (manifest.name, manifest.version) != (name, version):
+        raise VersionDamagedError(
+            f"{name} version {version}: its manifest says it is {manifest.name} version {manifest.version}"
+        )
+    return manifest
+
+
+def numbers_in(path: Path) -> list[int]:
+    """The whole numbers in a file, none when there is no file; ValueError when there is something else in it."""
+    try:
+        lines = path.read_text("ascii").split()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    if not all(line.isdecimal() for line in lines):
+        raise ValueError(f"{path.name} holds something else than whole numbers")
+    return [int(line) for line in lines]
