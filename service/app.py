@@ -21,13 +21,14 @@ from service.device import choose
 from service.errors import InternalError, InvalidInput, NotFound, ServiceError, UnreadableBody
 from service.exchange import Direct
 from service.jobs import JobBoard
+from service.limits import Limits
 from service.metrics import Metrics
 from service.middleware import Envelope
+from service.oip.errors import refusal
 from service.registry import Registry
 from service.routes import models, operations, playground, predict, train
 from service.security import Guard
 from service.settings import ZOO, Settings
-from service.wire import problem
 from service.workers import threads_for, trainer_mode
 
 VERSION = "0.1.0"
@@ -67,7 +68,9 @@ def create_app(settings: Settings) -> Application:
     openapi.install(app, settings, closed=app.state.guard.closed)
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
-    app.envelope = Envelope(super(Application, app).__call__, app.state.metrics, fast, app.state.guard)
+    app.envelope = Envelope(
+        super(Application, app).__call__, app.state.metrics, fast, app.state.guard, Limits(settings)
+    )
     app.direct = {path.encode(): fast[path] for path in predict.SHORT}
     return app
 
@@ -77,7 +80,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     registry: Registry = app.state.registry
     async with AsyncExitStack() as stack:
-        device = choose(settings.device, threads_for(settings), settings.gpu_mem_limit_bytes)
+        device = choose(
+            settings.device,
+            threads_for(settings),
+            settings.gpu_mem_limit_bytes,
+            cuda_graphs=settings.cuda_graphs,
+            tensorrt_cache=settings.tensorrt_cache,
+        )
         await asyncio.to_thread(registry.store.seed, Store(ZOO))
         stack.push_async_callback(registry.close)
         await registry.start(device)
@@ -90,11 +99,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _render(request: Request, exc: Exception) -> Response:
     """Any error in the one wire form."""
     error = _as_service_error(exc, request)
-    body, more = problem(error, request.scope["state"]["request_id"])
-    headers = {name.decode(): value.decode() for name, value in more}
+    told = refusal(error, request.scope["path"], request.scope["state"]["request_id"])
+    headers = {name.decode(): value.decode() for name, value in told.headers}
     if isinstance(exc, HTTPException) and exc.headers:
         headers.update(exc.headers)
-    return Response(body, error.status, headers, media_type="application/problem+json")
+    return Response(told.body, told.status, headers, media_type=told.content_type.decode())
 
 
 def _as_service_error(exc: Exception, request: Request) -> ServiceError:

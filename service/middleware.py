@@ -5,16 +5,20 @@ Pure ASGI: behind Starlette's `BaseHTTPMiddleware` a handler never hears that it
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import InternalError, ServiceError
+from service.errors import Busy, InternalError, ServiceError
+from service.keys import Key
+from service.limits import PAUSE_S, Limits
 from service.metrics import Metrics
-from service.security import Guard
-from service.wire import PROBLEM, ClientGone, header, id_of, problem, send_bytes
+from service.oip.errors import refusal
+from service.security import Guard, is_prediction
+from service.wire import ClientGone, header, id_of, send_bytes
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +30,14 @@ class Envelope:
     refuses gets no further than here.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, fast: Mapping[str, ASGIApp], guard: Guard) -> None:
+    limits: Limits
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, fast: Mapping[str, ASGIApp], guard: Guard, limits: Limits
+    ) -> None:
         self.app = app
         self._guard = guard
+        self.limits = limits
         self._metrics = metrics
         self._fast = fast
 
@@ -51,8 +60,11 @@ class Envelope:
             await send(message)
 
         try:
-            self._guard.check(scope["method"], path, scope["headers"])
-            await (endpoint or self.app)(scope, receive, send_with_id)
+            key = self._guard.check(scope["method"], path, scope["headers"])
+            if key is None or not self.limits.any or not is_prediction(path):
+                await (endpoint or self.app)(scope, receive, send_with_id)
+            else:
+                await self._limited(key, endpoint or self.app, scope, receive, send_with_id)
         except ClientGone:
             status = 499
         except ServiceError as error:
@@ -64,6 +76,17 @@ class Envelope:
             await answer_with(InternalError(), scope, send_with_id)
         finally:
             self._metrics.request(path if endpoint else _route(scope), status or 499, perf_counter() - started)
+
+    async def _limited(self, key: Key, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            place = self.limits.enter(key)
+        except Busy:
+            await asyncio.sleep(PAUSE_S)
+            raise
+        try:
+            await app(scope, receive, send)
+        finally:
+            self.limits.leave(place)
 
 
 def _plainly(send: Send) -> Send:
@@ -80,9 +103,9 @@ def _plainly(send: Send) -> Send:
 
 
 async def answer_with(error: ServiceError, scope: Scope, send: Send) -> None:
-    """Send an error as problem+json."""
-    body, headers = problem(error, scope["state"]["request_id"])
-    await send_bytes(send, error.status, body, PROBLEM, headers)
+    """Send an error in the form of its path."""
+    told = refusal(error, scope["path"], scope["state"]["request_id"])
+    await send_bytes(send, told.status, told.body, told.content_type, told.headers)
 
 
 def _route(scope: Scope) -> str:

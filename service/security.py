@@ -33,11 +33,16 @@ def needed_scope(method: str, path: str) -> str | None:
     """The scope a request needs; `any` when every key will do, None when it needs no key."""
     if path == "/" or path.startswith(_OPEN):
         return None
-    if _under(path, "/predict") or _under(path, "/v2"):
+    if is_prediction(path):
         return PREDICT
     if _under(path, "/train") or (_under(path, "/models") and method in _CHANGING):
         return ADMIN
     return ANY
+
+
+def is_prediction(path: str) -> bool:
+    """Whether a path asks a model."""
+    return _under(path, "/predict") or _under(path, "/v2")
 
 
 def _under(path: str, root: str) -> bool:

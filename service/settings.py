@@ -29,6 +29,15 @@ class Settings(BaseSettings):
     gpu_mem_limit_mb: Annotated[int, Field(ge=64)] | None = Field(
         None, description="GPU memory each model's session may take; default: no limit"
     )
+    train_gpu_mem_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="share of the GPU's memory that a training may take"
+    )
+    cuda_graphs: Literal["off", "auto", "on"] = Field(
+        "off", description="`on` refuses a version that cannot be captured as CUDA graphs; `auto` runs it without"
+    )
+    tensorrt: bool = Field(
+        False, description="run on TensorRT, CUDA behind it; its engines are kept in the state folder"
+    )
     state: Path = Field(Path("var"), description="folder of the model store, the job database, checkpoints, data sets")
     trainer: Literal["embedded", "external", "off"] | None = Field(
         None, description="who runs training jobs; default: `embedded` where torch is installed, else `external`"
@@ -49,6 +58,12 @@ class Settings(BaseSettings):
         None, repr=False, description="who may call: `NAME:SCOPES:SECRET`, separated by commas; default: everybody"
     )
     api_keys_file: Path | None = Field(None, description="the same in a file, one a line; read again when it changes")
+    key_requests_per_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="predictions a second that one key may ask for; default: no limit"
+    )
+    key_concurrency: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="predictions of one key that may be in hand at once; default: no limit"
+    )
     allow_open_network: bool = Field(
         False, description="`true` lets a service without keys listen beyond the loopback address"
     )
@@ -70,6 +85,10 @@ class Settings(BaseSettings):
     @property
     def gpu_mem_limit_bytes(self) -> int | None:
         return None if self.gpu_mem_limit_mb is None else self.gpu_mem_limit_mb * 2**20
+
+    @property
+    def tensorrt_cache(self) -> Path | None:
+        return self.state / "tensorrt" if self.tensorrt else None
 
     @property
     def jobs_url(self) -> str:

@@ -24,6 +24,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from service import banner
+from service.limits import Shared
 from service.settings import Settings
 from service.workers import trainer_mode, worker_count
 
@@ -54,6 +55,7 @@ class Supervisor:
         self._announced = False
         self._context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self._connections = self._context.RawArray("l", self._wanted)
+        self._callers = Shared(self._wanted)
 
     def run(self) -> int:
         listener = _listen(self.settings)
@@ -120,6 +122,7 @@ class Supervisor:
         if time.monotonic() - dead.started < _RESTART_PAUSE_S:
             time.sleep(_RESTART_PAUSE_S)
         self._connections[dead.place] = 0
+        self._callers.forget(dead.place)
         self._workers[dead.place] = self._start(target, listener, dead.place)
         return True
 
@@ -127,7 +130,7 @@ class Supervisor:
         from service.worker import Place
 
         mine, theirs = self._context.Pipe(duplex=False)
-        arguments = (self.settings, listener, theirs, Place(os.getpid(), place, self._connections))
+        arguments = (self.settings, listener, theirs, Place(os.getpid(), place, self._connections, self._callers))
         process = self._context.Process(target=target, args=arguments, name=f"neuroserve-worker-{place}")
         process.start()
         theirs.close()

@@ -22,6 +22,7 @@ from service.acceptor import Acceptor, Counts
 from service.app import create_app
 from service.direct import DirectProtocol
 from service.exchange import Desk, Head
+from service.limits import Limits, Shared
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker stands: its parent's id, its index among the others, how many connections each of them has."""
+    """Where a worker stands: its parent's id, its index among the others, what it shares with them.
+
+    Shared are the number of connections each has, and what each key uses.
+    """
 
     parent: int
     index: int
     connections: Counts
+    callers: Shared
 
 
 def run(settings: Settings, listener: socket.socket, reports: Connection, place: Place) -> None:
@@ -44,6 +49,7 @@ def run(settings: Settings, listener: socket.socket, reports: Connection, place:
     signal_when_parent_dies(place.parent, signal.SIGTERM)  # a killed service leaves nothing behind
     logs.configure(settings.log_format, settings.log_level)
     app = create_app(settings)
+    app.envelope.limits = Limits(settings, place.callers, place.index)
     config = uvicorn.Config(
         app,
         log_config=None,
