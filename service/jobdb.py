@@ -6,20 +6,19 @@ from its row, the worker's snapshot and two attributes (`models/jobs.py`). Heavy
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import sqlite3
 import threading
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, WorkflowStatus
 from dbos import error as dbos_error
 from sqlalchemy.exc import SQLAlchemyError
 
+from models.database import prepare_file
 from models.jobs import (
     APPLICATION,
     APPLICATION_VERSION,
@@ -51,7 +50,6 @@ DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 QUEUE_FULL_RETRY_S = 30
 _THREADS = 4
 _MOST_ROWS = 2048
-_MIDDLE_PRIORITY = 2**30
 _KEYS = uuid.UUID("6a1c7a55-3f0e-4a6e-9d0e-8f1f6f2b7c11")
 _ID = re.compile(r"[0-9a-f-]{36}")
 
@@ -122,7 +120,6 @@ class JobDatabase:
                     "workflow_id": job_id,
                     "app_version": APPLICATION_VERSION,
                     "priority": spec.priority,
-                    "priority": engine_priority(getattr(spec, "priority", 0)),
                     "attributes": {SUBMITTED: int(time.time() * 1000)},
                 },
                 spec.model_dump(mode="json"),
@@ -199,17 +196,8 @@ class JobDatabase:
         return values, True
 
 
-def engine_priority(priority: int) -> int:
-    """A job's priority as the engine counts: from 1, and the least is taken first."""
-    return _MIDDLE_PRIORITY - priority
-
-
 def prepare_database(url: str) -> None:
     """Make the job database and its tables if they are not there; safe while others do the same."""
-    if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # kept in the file: readers never wait for the writer
-    logging.getLogger("dbos").setLevel(logging.WARNING)
+    prepare_file(url)
+    logging.getLogger("dbos").setLevel(logging.ERROR)
     DBOS.migrate(url)

@@ -38,6 +38,7 @@ from training.attempt import Attempt, Place, command_of, name_of, place, place_o
 from training.gate import GateError
 from training.memory import Batch
 from training.publish import CandidateError, publish
+from training.turn import ready_folder
 
 FIT = (sys.executable, "-m", "training", "fit")
 ATTEMPTS = 3
@@ -231,10 +232,11 @@ class JobRun:
     async def _start(self, goal: Place) -> Attempt:
         if goal > place("data") or self._crashes:
             await self._log("info", "a new training process goes on from the last finished epoch")
+        await self.ledger.save(self.snapshot)  # refused when the job is another worker's by now
         try:
-            await asyncio.to_thread(self.work.mkdir, parents=True, exist_ok=True)
+            folder = await asyncio.to_thread(ready_folder, self.work)
             spec = self.spec.model_copy(update={"batch_size": self.batch.size})
-            self._attempt = await Attempt.start(command_of(self.settings.fit, spec, self.work), self.work)
+            self._attempt = await Attempt.start(command_of(self.settings.fit, spec, folder), folder)
         except OSError as exc:
             raise _GaveUpError(f"the training process could not be started: {exc}") from exc
         return self._attempt
@@ -288,6 +290,9 @@ class JobRun:
     async def _publish(self, candidate: str | None) -> Any:
         if candidate is None:
             raise _GaveUpError("the training process named no candidate")
+        if not await asyncio.to_thread(Path(candidate).is_dir):  # on a machine that has died: made again here
+            candidate = (await self._reach(place("candidate")))["path"]
+        await self.ledger.save(self.snapshot)  # refused when the job is another worker's by now
         store = Store(self.settings.store)
         try:
             result = await asyncio.to_thread(publish, Path(candidate), store, self.spec.promote, self.id)

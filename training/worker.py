@@ -1,53 +1,38 @@
-"""The worker process: takes jobs from the queue and runs each as one durable workflow.
+"""The worker process: takes jobs from the queue until it is told to stop, and watches over the other workers.
 
-All use of DBOS in training is here. A worker that comes back repeats no step that is recorded; a worker that is asked
-to stop gives its jobs back to the queue. It never imports torch: training runs in a child (`attempt.py`).
+It never imports torch: training runs in a child (`attempt.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import fcntl
 import logging
 import os
 import signal
 import socket
-import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer
-from dbos import error as dbos_error
+from sqlalchemy.exc import SQLAlchemyError
 
-from models.jobs import (
-    APPLICATION,
-    APPLICATION_VERSION,
-    BEGUN,
-    EVENTS,
-    LATE,
-    QUEUE,
-    SNAPSHOT,
-    STOPPED,
-    WORKFLOW,
-    JobEvent,
-    JobSpec,
-    Snapshot,
-)
+from models.database import address, is_sqlite, shown
 from models.lifeline import signal_when_parent_dies
-from models.manifest import now
-from training.job import FIT, JobRun, JobSettings
+from training.attempt import train_threads
+from training.job import FIT, JobSettings
+from training.jobqueue import JobQueue
+from training.watchdog import SILENT_S, Heartbeats, Watchdog
 
-RECOVERIES = 3
-"""How often a job is taken up again after its worker died before it is given up as the cause of it."""
 LOCK_WAIT_S = 20.0
-QUEUE_POLL_S = 0.5
+_AGAIN_S = 2.0
+_REMIND_S = 30.0
+_STOP_S = 3.0  # of the grace time, what ending the children and giving the jobs back may take
 
 log = logging.getLogger("training.worker")
 
@@ -60,23 +45,9 @@ class WorkerSettings:
     executor_id: str
     jobs: JobSettings
     concurrency: int = 1
+    silent_s: float = SILENT_S
     die_with: int | None = None
-
-
-class DbosLedger:
-    """A job's record in DBOS: steps, the event stream and the snapshot of the workflow that runs."""
-
-    async def step(self, name: str, work: Callable[[], Awaitable[Any]], *, preemptible: bool = True) -> Any:
-        async def call() -> Any:
-            return await work()
-
-        return await DBOS.run_step_async({"name": name, "preemptible": preemptible}, call)
-
-    async def tell(self, event: JobEvent) -> None:
-        await DBOS.write_stream_async(EVENTS, event.model_dump(mode="json"))
-
-    async def save(self, snapshot: Snapshot) -> None:
-        await DBOS.set_event_async(SNAPSHOT, snapshot.model_dump(mode="json"))
+    grace_s: float = 10.0
 
 
 def main(argv: Sequence[str], fit: Sequence[str] = FIT) -> int:
@@ -105,99 +76,44 @@ def serve(settings: WorkerSettings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    _launch(settings)
-    log.info("%s takes jobs from %s", settings.executor_id, _shown(settings.database_url))
+    _share_threads(settings.concurrency)
+    queue = JobQueue(settings.database_url, settings.executor_id, settings.jobs, settings.concurrency)
+    if not _reached(queue, settings.database_url, stop):
+        return
+    queue.start()
+    watchdog = Watchdog(Heartbeats(settings.database_url), queue, settings.executor_id, settings.silent_s)
+    watchdog.start()
+    log.info("%s takes jobs from %s", settings.executor_id, shown(settings.database_url))
     stop.wait()
     log.info("%s stops", settings.executor_id)
-    # The running workflows are cancelled like any task of a loop that ends, and each closes its child.
-    DBOS.destroy()
-    _hand_back(settings)
+    orphan = settings.die_with is not None and os.getppid() != settings.die_with  # nobody gives it time
+    if not queue.shift.wind_down(0.0 if orphan else settings.grace_s - _STOP_S):
+        log.info("an epoch that did not end in time will be done again")
+    queue.stop()
+    watchdog.stop()
 
 
-def _launch(settings: WorkerSettings) -> None:
-    if settings.database_url.startswith("sqlite:///"):
-        path = Path(settings.database_url.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # kept in the file: readers and the writer no longer block
-    DBOS(
-        config=DBOSConfig(
-            name=APPLICATION,
-            application_version=APPLICATION_VERSION,
-            executor_id=settings.executor_id,
-            system_database_url=settings.database_url,
-            serializer=DBOSPortableJSONSerializer(),
-            log_level="WARNING",
-        )
-    )
-
-    async def train(spec: dict[str, Any]) -> dict[str, Any]:
-        return await _train(spec, settings.jobs)
-
-    logging.getLogger("dbos").addFilter(_is_news)
-    DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)(train)
-    DBOS.launch()
-    DBOS.register_queue(
-        QUEUE,
-        worker_concurrency=settings.concurrency,
-        polling_interval_sec=QUEUE_POLL_S,
-        on_conflict="always_update",
-    )
+def _reached(queue: JobQueue, url: str, stop: threading.Event) -> bool:
+    """Wait for the database to be there, and say so now and then; False when it is time to stop first."""
+    told = float("-inf")
+    while not stop.is_set():
+        try:
+            queue.prepare()
+        except (SQLAlchemyError, OSError) as exc:
+            if time.monotonic() - told > _REMIND_S:
+                told = time.monotonic()
+                log.error("the job database %s cannot be reached, trying again: %s", shown(url), exc)
+            stop.wait(_AGAIN_S)
+        else:
+            return True
+    return False
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a line of the engine's log is worth a look: the trace of a cancelled job is not."""
-    cancelled = (dbos_error.DBOSWorkflowCancelledError, dbos_error.DBOSAwaitedWorkflowCancelledError)
-    return not (record.exc_info and isinstance(record.exc_info[1], cancelled))
-
-
-async def _train(spec: dict[str, Any], settings: JobSettings) -> dict[str, Any]:
-    """The workflow: what `JobRun` makes of the spec, as JSON."""
-    job_id = str(DBOS.workflow_id)
-    run = JobRun(job_id, JobSpec.model_validate(spec), settings, DbosLedger())
-    log.info("job %s: %s", job_id, spec)
-    try:
-        return (await run.run()).model_dump(mode="json")
-    except (dbos_error.DBOSWorkflowCancelledError, dbos_error.DBOSWorkflowConflictIDError):
-        # Cancelled, or another worker's by now: the workflow may write no more, so a bare thread looks and notes.
-        await run.close()
-        if await asyncio.get_running_loop().run_in_executor(None, _acknowledge, run):
-            await run.clear()
-        raise
-    finally:
-        await run.close()
-
-
-def _acknowledge(run: JobRun) -> bool:
-    """Note on a cancelled job that its child is gone or, if its version was published first, how it ended."""
-    status = DBOS.get_workflow_status(run.id)
-    if status is None or status.status != "CANCELLED":
-        log.warning("job %s is another worker's now", run.id)
-        return False
-    ended = run.ended().model_dump(mode="json") if run.result is not None else None
-    attributes = {STOPPED: now().isoformat()} if ended is None else {LATE: ended}
-    DBOS.update_workflow_attributes(run.id, attributes, merge=True)
-    log.info("job %s was cancelled%s", run.id, "" if ended is None else ", too late")
-    return True
-
-
-def _hand_back(settings: WorkerSettings) -> None:
-    """Put this worker's unfinished jobs back at the head of the queue, with none of their recoveries used up."""
-    client = DBOSClient(
-        system_database_url=settings.database_url,
-        serializer=DBOSPortableJSONSerializer(),
-        application_name=APPLICATION,
-        retry_connection_errors=False,
-    )
-    try:
-        for row in client.list_workflows(
-            name=WORKFLOW, status="PENDING", executor_id=settings.executor_id, load_input=False, load_output=False
-        ):
-            client.update_workflow_attributes(row.workflow_id, {BEGUN: True}, merge=True)
-            client.resume_workflow(row.workflow_id, queue_name=QUEUE)
-            log.info("job %s waits for the next worker", row.workflow_id)
-    finally:
-        client.destroy()
+def _share_threads(concurrency: int) -> None:
+    """Let the children that run at the same time have the CPUs between them, unless somebody has set a number."""
+    each = str(max(1, train_threads() // concurrency))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, each)
 
 
 @contextlib.contextmanager
@@ -221,12 +137,14 @@ def _settings(argv: Sequence[str], fit: Sequence[str]) -> WorkerSettings:
     state = Path(given.state).resolve()
     url = given.database_url or f"sqlite:///{state / 'jobs.sqlite'}"
     # A SQLite file belongs to one machine whatever its name is today; on PostgreSQL the host tells workers apart.
-    name = given.executor_id or ("local" if url.startswith("sqlite") else socket.gethostname())
+    name = given.executor_id or ("local" if is_sqlite(url) else socket.gethostname())
     return WorkerSettings(
         database_url=url,
         executor_id=name,
         concurrency=given.concurrency,
+        silent_s=given.silent_s,
         die_with=given.die_with,
+        grace_s=given.grace_s,
         jobs=JobSettings(
             state=state,
             store=Path(given.store).resolve() if given.store else state / "models",
@@ -240,15 +158,37 @@ def _parser() -> argparse.ArgumentParser:
     env = os.environ.get
     parser = argparse.ArgumentParser(prog="python -m training worker", description="Take training jobs from the queue.")
     parser.add_argument("--state", default=env("NEUROSERVE_STATE", "var"), help="checkpoints and the job database")
-    parser.add_argument("--database-url", default=env("NEUROSERVE_DATABASE_URL"), help="default: STATE/jobs.sqlite")
+    parser.add_argument(
+        "--database-url",
+        type=_address,
+        default=env("NEUROSERVE_DATABASE_URL") or None,
+        help="default: STATE/jobs.sqlite",
+    )
     parser.add_argument("--store", default=None, help="where versions are published; default: STATE/models")
-    parser.add_argument("--concurrency", type=_positive(int), default=1, help="jobs at the same time")
+    parser.add_argument(
+        "--concurrency",
+        type=_positive(int),
+        default=env("NEUROSERVE_TRAIN_CONCURRENCY", "1"),
+        help="jobs at the same time",
+    )
     parser.add_argument("--executor-id", default=None, help="a name that stays; default: local, or the host's name")
     parser.add_argument(
         "--time-limit-s",
         type=_positive(float),
         default=env("NEUROSERVE_JOB_TIME_LIMIT_S", "21600"),
         help="a job that takes longer has failed",
+    )
+    parser.add_argument(
+        "--silent-s",
+        type=_positive(float),
+        default=env("NEUROSERVE_TRAINER_SILENT_S", str(SILENT_S)),
+        help="a worker that was not heard of for so long has died; the same for all workers",
+    )
+    parser.add_argument(
+        "--grace-s",
+        type=_positive(float),
+        default=env("NEUROSERVE_SHUTDOWN_GRACE_S", "10"),
+        help="when told to stop, time for the running epoch to end",
     )
     parser.add_argument("--die-with", type=int, default=None, metavar="PID", help="stop when this parent process ends")
     return parser
@@ -264,7 +204,8 @@ def _positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
     return number
 
 
-def _shown(url: str) -> str:
-    """A database URL without its password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+def _address(text: str) -> str:
+    try:
+        return address(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None

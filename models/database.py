@@ -1,0 +1,57 @@
+"""Where the job database is: one SQLite file, or PostgreSQL. Both wings read the same address in the same way."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+_SQLITE = "sqlite:///"
+_POSTGRES = ("postgresql://", "postgresql+psycopg://", "postgres://")
+_PATIENCE = {
+    "connect_timeout": 5,  # seconds
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 15_000,  # milliseconds
+}
+"""So that a server that vanished without a word is missed soon, and not after the system's quarter of an hour."""
+
+
+def is_sqlite(url: str) -> bool:
+    """Whether the address is a file of this machine."""
+    return url.startswith(_SQLITE)
+
+
+def address(url: str) -> str:
+    """The address to connect to: for PostgreSQL with bounded waiting, unless the URL says otherwise.
+
+    ValueError with a sentence for an address that no database of ours has.
+    """
+    if is_sqlite(url):
+        return url
+    rest = url.partition("://")[2]
+    if not url.startswith(_POSTGRES) or not urlsplit(url).path.strip("/"):
+        raise ValueError(
+            f"{shown(url)} is no job database: give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+        )
+    known = parse_qs(urlsplit(url).query)
+    added = "&".join(f"{name}={value}" for name, value in _PATIENCE.items() if name not in known)
+    return f"postgresql://{rest}{'&' if known else '?'}{added}"
+
+
+def shown(url: str) -> str:
+    """The address without its password and its options."""
+    scheme, _, rest = url.partition("://")
+    user, at, place = rest.rpartition("@")
+    return f"{scheme}://{user.partition(':')[0]}{at}{place.partition('?')[0]}"
+
+
+def prepare_file(url: str) -> None:
+    """Make a SQLite file, in the mode in which readers and the writer do not block each other; nothing for a server."""
+    if is_sqlite(url):
+        path = Path(url.removeprefix(_SQLITE))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # kept in the file
