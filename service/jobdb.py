@@ -18,7 +18,7 @@ from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, WorkflowStatus
 from dbos import error as dbos_error
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import prepare_file
+from models.database import address, prepare_file
 from models.jobs import (
     APPLICATION,
     APPLICATION_VERSION,
@@ -61,7 +61,7 @@ class JobDatabase:
     """
 
     def __init__(self, url: str, most_queued: int) -> None:
-        self._url, self._most_queued = url, most_queued
+        self._url, self._most_queued = address(url), most_queued
         self._lock = threading.Lock()
         self._client: DBOSClient | None = None
 

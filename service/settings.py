@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.database import address
 from service.keys import parse_keys
 
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
@@ -42,7 +43,17 @@ class Settings(BaseSettings):
     trainer: Literal["embedded", "external", "off"] | None = Field(
         None, description="who runs training jobs; default: `embedded` where torch is installed, else `external`"
     )
-    database_url: str | None = Field(None, description="job database; default: `jobs.sqlite` in the state folder")
+    train_concurrency: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="training jobs that one worker runs at a time; they share its CPUs"
+    )
+    trainer_silent_s: Annotated[float, Field(ge=2)] = Field(
+        20.0, description="a training worker not heard of for so long has died, and its jobs go on elsewhere"
+    )
+    database_url: str | None = Field(
+        None,
+        repr=False,
+        description="job database, `postgresql://USER:PASSWORD@HOST/NAME`; default: `jobs.sqlite` in the state folder",
+    )
     max_queued_jobs: Annotated[int, Field(ge=1)] = Field(16, description="training jobs that may wait")
     job_time_limit_s: Annotated[float, Field(gt=0)] = Field(21_600.0, description="longest time a training job may run")
     max_queue_rows: Annotated[int, Field(ge=1)] = Field(2048, description="rows that may wait for one model")
@@ -70,6 +81,13 @@ class Settings(BaseSettings):
     log_format: Literal["human", "json"] = Field("human", description="form of the log lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     shutdown_grace_s: Annotated[float, Field(gt=0)] = Field(10.0, description="time running requests get at shutdown")
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value:
+            address(value)
+        return value or None
 
     @field_validator("api_keys", mode="after")
     @classmethod

@@ -31,7 +31,15 @@ class EmbeddedWorker:
 
     def __init__(self, settings: Settings, command: Sequence[str] = _WORKER) -> None:
         state = settings.state.resolve()
-        self._command = [*command, "--state", str(state), "--store", str(settings.store_dir.resolve())]
+        self._command = [
+            *command,
+            *("--state", str(state)),
+            *("--store", str(settings.store_dir.resolve())),
+            *("--concurrency", str(settings.train_concurrency)),
+            *("--silent-s", str(settings.trainer_silent_s)),
+            *("--time-limit-s", str(settings.job_time_limit_s)),
+            *("--grace-s", str(settings.shutdown_grace_s)),
+        ]
         self._url = settings.jobs_url
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -108,6 +109,13 @@ def wait_until(check, seconds: float, pause_s: float = 0.05):
             return value
         time.sleep(pause_s)
     raise AssertionError(f"not within {seconds} s")
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 def shipped(name: str) -> int:

@@ -48,26 +48,43 @@ def children(job_id: str) -> list[int]:
 class WorkerProcess:
     """`python -m training worker` with the small child; a context manager that ends it with SIGTERM."""
 
-    def __init__(self, state: Path, *arguments: str, command: tuple[str, ...] = COMMAND) -> None:
+    def __init__(
+        self, state: Path, *arguments: str, command: tuple[str, ...] = COMMAND, url: str | None = None
+    ) -> None:
         self.state = state
         if not (state / "plan.json").exists():
             plan(state)
         self.log = state / "worker.log"
+        env = environment(state) | ({} if url is None else {"NEUROSERVE_DATABASE_URL": url})
         with self.log.open("a") as stream:
+            self._begin = stream.tell()
             self.process = subprocess.Popen(
-                [*command, "--state", str(state), *arguments], cwd=ROOT, env=environment(state), stderr=stream
+                [*command, "--state", str(state), *arguments], cwd=ROOT, env=env, stderr=stream
             )
 
     def __enter__(self) -> Self:
-        wait_until(lambda: "takes jobs" in self.log.read_text() or self.process.poll() is not None, 30)
+        wait_until(lambda: "takes jobs" in self.said or self.process.poll() is not None, 30)
         return self
+
+    @property
+    def said(self) -> str:
+        """What the log has since this process began, what others of the folder say too."""
+        return self.log.read_text()[self._begin :]
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def freeze(self) -> None:
+        """SIGSTOP: it neither works nor dies."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> int:
         """SIGTERM; its exit code."""
         if self.process.poll() is None:
+            self.thaw()
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(20)
 
@@ -80,9 +97,9 @@ class WorkerProcess:
 class Desk:
     """The job database as a test sees it: rows and streams as they are."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, url: str | None = None) -> None:
         self.client = DBOSClient(
-            system_database_url=f"sqlite:///{state / 'jobs.sqlite'}",
+            system_database_url=url or f"sqlite:///{state / 'jobs.sqlite'}",
             serializer=DBOSPortableJSONSerializer(),
             application_name=APPLICATION,
         )

@@ -96,7 +96,7 @@ def test_the_worker_dies_with_the_service(tmp_path):
 
 def test_secrets_are_not_on_the_workers_command_line(tmp_path, monkeypatch):
     """The database's password travels in the environment, and the API keys not at all."""
-    monkeypatch.setenv("NEUROSERVE_API_KEYS", "secret")
+    monkeypatch.setenv("NEUROSERVE_API_KEYS", "ops:admin:a-secret-of-some-length")
     show = "import os, sys, json; json.dump([sys.argv, dict(os.environ)], open('seen.json', 'w'))"
     monkeypatch.chdir(tmp_path)
     url = "postgresql://neuro:password@db/jobs"
