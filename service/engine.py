@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from models.manifest import Manifest, TensorSpec
-from service.device import CPU, CUDA, Device, DeviceError
+from models.manifest import Manifest
+from service.binding import NO_GRAPH, Bindings, run_options
+from service.device import CPU, Device, DeviceError, driver
+from service.providers import open_session
+from service.tensors import Array, Tensors, at_least, cut, has_length, pack, repeat_last
+
+__all__ = ["Array", "Engine", "EngineError", "Runner", "Tensors", "load"]
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +27,6 @@ costs up to a third more, and the session's memory only grows."""
 
 _QUICK_S = 0.003
 """A batch on a CPU that takes less than this runs on the event loop: two changes of thread cost more."""
-
-Array = NDArray[Any]
-Tensors = dict[str, Array]
 
 
 class EngineError(RuntimeError):
@@ -57,18 +58,18 @@ class Runner(Protocol):
 class Engine:
     """A model version that is ready to run on `device`.
 
-    Raises EngineError when the file does not load or fails its self-test, DeviceError when `cuda` was asked for and
-    the session did not get it.
+    `bind` says whether batches go through fixed, bound buffers; by default they do where the session is not on a CPU.
+    Raises EngineError when the file does not load or fails its self-test, DeviceError when `cuda` or TensorRT was
+    asked for and the session did not get it.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, device: Device) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, device: Device, *, bind: bool | None = None) -> None:
         self.manifest = manifest
         self.name = manifest.name
         self.version = manifest.version
-        self._session = _session(folder / manifest.model_file, device)
+        self._session = open_session(folder / manifest.model_file, manifest, device)
         self.provider = self.present_provider()
-        if device.mode == "cuda" and self.provider != CUDA:
-            raise DeviceError(f"NEUROSERVE_DEVICE=cuda, but ONNX Runtime gave {self.name} {self.provider}")
+        _check_provider(self.name, self.provider, device)
         self._inputs = manifest.inputs
         self._output_names = [spec.name for spec in manifest.outputs]
         self._lengths = manifest.buckets.lengths
@@ -76,38 +77,54 @@ class Engine:
         self._pads_rows = self.provider != CPU  # a CPU session has no cost a new shape
         self._row_s: dict[int, float] = {}
         _check_tensors(self._session, manifest)
+        self._graphs = device.cuda_graphs != "off" and self.provider != CPU
+        self._bindings: Bindings | None = None
+        if self._pads_rows if bind is None else bind:
+            self._pads_rows = True
+            locks = driver() if device.try_cuda else None
+            self._bindings = Bindings(self._session, manifest, driver=locks, graphs=self._graphs)
 
     # ------------------------------------------------------------------ running
 
     def bucket_length(self, length: int) -> int:
-        return _at_least(self._lengths, length) if length else 0
+        return at_least(self._lengths, length) if length else 0
 
     def quick(self, rows: int, length: int) -> bool:
         return rows * self._row_s.get(length, _QUICK_S) < _QUICK_S
 
     def run(self, parts: list[Tensors], rows: int, length: int) -> list[Array]:
         """One batch from the parts; more rows than are good at once run in several goes of the same session."""
-        feed = {spec.name: _pack(spec, [part[spec.name] for part in parts], rows, length) for spec in self._inputs}
         largest = self._most_rows(length)
         if rows <= largest:
-            return self._run_bucket(feed, rows)
+            return self._run_bucket(parts, rows, length)
+        feed = self._pack(parts, rows, length)
         goes = [
-            self._run_bucket({name: array[at : at + largest] for name, array in feed.items()}, min(largest, rows - at))
+            self._run_bucket([{name: array[at : at + largest] for name, array in feed.items()}], rows_here, length)
             for at in range(0, rows, largest)
+            if (rows_here := min(largest, rows - at))
         ]
         return [np.concatenate(outputs) for outputs in zip(*goes, strict=True)]
+
+    def _pack(self, parts: list[Tensors], rows: int, length: int) -> Tensors:
+        return {spec.name: pack(spec, [part[spec.name] for part in parts], rows, length) for spec in self._inputs}
 
     def _most_rows(self, length: int) -> int:
         if self._pads_rows:
             return self._rows[-1]
         return max(1, min(_CPU_ROWS, _CPU_STEPS // length)) if length else _CPU_ROWS
 
-    def _run_bucket(self, feed: Tensors, rows: int) -> list[Array]:
-        padded = _at_least(self._rows, rows) if self._pads_rows else rows
+    def _run_bucket(self, parts: list[Tensors], rows: int, length: int) -> list[Array]:
+        if not self._pads_rows:
+            outputs: list[Array] = self._session.run(self._output_names, self._pack(parts, rows, length))
+            return outputs
+        padded = at_least(self._rows, rows)
+        if self._bindings is not None and self._bindings.covers(padded, length):
+            return self._bindings.run(parts, rows, (padded, length))
+        feed = self._pack(parts, rows, length)
         if padded != rows:
-            feed = {name: _repeat_last(array, padded - rows) for name, array in feed.items()}
-        outputs: list[Array] = self._session.run(self._output_names, feed)
-        return [output[:rows] for output in outputs] if padded != rows else outputs
+            feed = {name: repeat_last(array, padded - rows) for name, array in feed.items()}
+        outputs = self._session.run(self._output_names, feed, run_options(NO_GRAPH) if self._graphs else None)
+        return [output[:rows] for output in outputs]
 
     def is_sound(self) -> bool:
         if self.provider == CPU:
@@ -124,6 +141,9 @@ class Engine:
         return str(self._session.get_providers()[0])
 
     def close(self) -> None:
+        if self._bindings is not None:
+            self._bindings.close()
+            self._bindings = None
         del self._session
 
     # ------------------------------------------------------------------ proving
@@ -135,9 +155,9 @@ class Engine:
         for length in lengths:
             for count in self._rows if self._pads_rows else sorted({1, self._most_rows(length)}):
                 one = {name: array[:1] for name, array in golden.items()}
-                self.run([_cut(self._inputs, one, length)] * count, count, length)
+                self.run([cut(self._inputs, one, length)] * count, count, length)
             if not self._pads_rows:
-                self._row_s[length] = self._time_of_a_row(_cut(self._inputs, one, length), length)
+                self._row_s[length] = self._time_of_a_row(cut(self._inputs, one, length), length)
 
     def _time_of_a_row(self, row: Tensors, length: int) -> float:
         """Seconds that a row of a full batch takes on this CPU, the best of a few."""
@@ -157,7 +177,8 @@ class Engine:
         golden = self.manifest.golden
         inputs = self._golden_inputs()
         rows = len(next(iter(inputs.values())))
-        length = max((array.shape[1] for spec, array in _by_spec(self._inputs, inputs) if _has_length(spec)), default=0)
+        longest = max((inputs[spec.name].shape[1] for spec in self._inputs if has_length(spec)), default=0)
+        length = self.bucket_length(longest)
         outputs = dict(zip(self._output_names, self.run([inputs], rows, length), strict=True))
         worst = 0.0
         for name, expected in golden.outputs.items():
@@ -175,40 +196,52 @@ class Engine:
         return {spec.name: np.asarray(golden[spec.name], dtype=spec.dtype) for spec in self._inputs}
 
 
-def load(folder: Path, manifest: Manifest, device: Device) -> Engine:
-    """A warmed and self-tested engine for the version in `folder`."""
-    try:
-        engine = Engine(folder, manifest, device)
-        engine.warm_up()
-        engine.self_test()
-    except (EngineError, DeviceError):
-        raise
-    except Exception as exc:  # ONNX Runtime raises a class of its own per status, all plain Exceptions
-        log.error("%s version %d does not load: %s", manifest.name, manifest.version, exc)
-        raise EngineError(f"{manifest.name} version {manifest.version} does not load; the log has the reason") from exc
+def load(folder: Path, manifest: Manifest, device: Device, *, bind: bool | None = None) -> Engine:
+    """A warmed and self-tested engine for the version in `folder`.
+
+    With CUDA graphs `auto`, a version whose graph cannot be captured runs without, and `device` says so.
+    """
+    if device.try_cuda and device.cuda_graphs == "auto":
+        try:
+            engine = _ready(folder, manifest, device, bind)
+        except (EngineError, DeviceError) as exc:
+            plain = _ready(folder, manifest, replace(device, cuda_graphs="off"), bind)
+            log.warning("%s version %d runs without CUDA graphs: %s", manifest.name, manifest.version, exc)
+            device.remark(manifest.name, "runs without CUDA graphs")
+            return plain
+    else:
+        engine = _ready(folder, manifest, device, bind)
+    lacks = device.try_cuda and engine.provider == CPU
+    device.remark(manifest.name, "CUDA was tried, ONNX Runtime gave the CPU" if lacks else None)
     return engine
 
 
-def _session(path: Path, device: Device) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = device.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised, and logged by whoever catches it
-    options.enable_mem_pattern = False  # it keeps a block of memory for every shape a batch ever had
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers: list[Any] = [CPU]
-    if device.try_cuda:
-        cuda: dict[str, Any] = {
-            "device_id": 0,
-            "arena_extend_strategy": "kSameAsRequested",
-            "cudnn_conv_algo_search": "HEURISTIC",
-        }
-        if device.gpu_mem_limit_bytes is not None:
-            cuda["gpu_mem_limit"] = device.gpu_mem_limit_bytes
-        providers = [(CUDA, cuda), CPU]
-    session = onnxruntime.InferenceSession(path, options, providers=providers)
-    session.disable_fallback()  # a device that dies must be an error, not a silent CPU
-    return session
+def _ready(folder: Path, manifest: Manifest, device: Device, bind: bool | None) -> Engine:
+    engine = None
+    try:
+        engine = Engine(folder, manifest, device, bind=bind)
+        engine.warm_up()
+        engine.self_test()
+    except Exception as exc:  # ONNX Runtime raises a class of its own per status, all plain Exceptions
+        if engine is not None:
+            engine.close()
+        if isinstance(exc, (EngineError, DeviceError)):
+            raise
+        log.error("%s version %d does not load: %s", manifest.name, manifest.version, exc)
+        hint = " with NEUROSERVE_CUDA_GRAPHS=on" if device.try_cuda and device.cuda_graphs == "on" else ""
+        raise EngineError(
+            f"{manifest.name} version {manifest.version} does not load{hint}; the log has the reason"
+        ) from exc
+    return engine
+
+
+def _check_provider(name: str, provider: str, device: Device) -> None:
+    """DeviceError where the asked-for provider was not given; with `auto`, a CPU in place of CUDA is not an error."""
+    wanted = device.first_provider
+    if provider == wanted or (device.mode == "auto" and device.tensorrt_cache is None):
+        return
+    asked = "NEUROSERVE_TENSORRT=true" if device.tensorrt_cache is not None else "NEUROSERVE_DEVICE=cuda"
+    raise DeviceError(f"{asked}, but ONNX Runtime gave {name} {provider}")
 
 
 def _check_tensors(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
@@ -219,46 +252,3 @@ def _check_tensors(session: onnxruntime.InferenceSession, manifest: Manifest) ->
         promised, found = [spec.name for spec in specs], [node.name for node in nodes]
         if promised != found:
             raise EngineError(f"{manifest.name}: the graph's {kind} are {found}, the manifest says {promised}")
-
-
-def _at_least(sizes: list[int], wanted: int) -> int:
-    """The smallest size that is not below `wanted`; `wanted` itself above the largest."""
-    index = bisect_left(sizes, wanted)
-    return sizes[index] if index < len(sizes) else wanted
-
-
-def _has_length(spec: TensorSpec) -> bool:
-    return len(spec.shape) > 1 and spec.shape[1] == "length"
-
-
-def _by_spec(specs: list[TensorSpec], tensors: Tensors) -> list[tuple[TensorSpec, Array]]:
-    return [(spec, tensors[spec.name]) for spec in specs]
-
-
-def _pack(spec: TensorSpec, arrays: list[Array], rows: int, length: int) -> Array:
-    """All rows of one input in one array, zero-padded at the end of the length axis where there is one."""
-    if not _has_length(spec):
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    if len(arrays) == 1 and arrays[0].shape[1] == length:
-        return arrays[0]
-    packed = np.zeros((rows, length, *arrays[0].shape[2:]), arrays[0].dtype)
-    at = 0
-    for array in arrays:
-        packed[at : at + array.shape[0], : array.shape[1]] = array
-        at += array.shape[0]
-    return packed
-
-
-def _repeat_last(array: Array, times: int) -> Array:
-    return np.concatenate([array, np.repeat(array[-1:], times, axis=0)])
-
-
-def _cut(specs: list[TensorSpec], tensors: Tensors, length: int) -> Tensors:
-    """The tensors with at most `length` steps, their `lengths` too where the graph takes them."""
-    cut = {}
-    for spec, array in _by_spec(specs, tensors):
-        if length and _has_length(spec):
-            cut[spec.name] = array[:, :length]
-        else:
-            cut[spec.name] = np.minimum(array, length) if length and spec.name == "lengths" else array
-    return cut
