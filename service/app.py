@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -26,7 +26,7 @@ from service.metrics import Metrics
 from service.middleware import Envelope
 from service.oip.errors import refusal
 from service.registry import Registry
-from service.routes import models, operations, playground, predict, train
+from service.routes import infer, models, open_inference, operations, playground, predict, train
 from service.security import Guard
 from service.settings import ZOO, Settings
 from service.workers import threads_for, trainer_mode
@@ -39,7 +39,7 @@ class Application(FastAPI):
     """FastAPI behind the envelope: what the envelope answers itself never enters FastAPI's own layers."""
 
     envelope: Envelope
-    direct: dict[bytes, Direct]
+    direct: Mapping[bytes, Direct]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.envelope(scope, receive, send)
@@ -62,16 +62,21 @@ def create_app(settings: Settings) -> Application:
     app.state.registry = Registry(Store(settings.store_dir), app.state.recipes, settings, app.state.metrics)
     app.state.jobs = JobBoard(settings, app.state.trainer)
     fast = predict.endpoints(app.state.registry, settings)
-    app.router.routes.extend(predict.routes(fast))
-    for part in (train, models, operations, playground):
+    tensors = infer.Infer(app.state.registry, settings, app.state.metrics)
+    app.router.routes.extend([*predict.routes(fast), *infer.routes(tensors)])
+    for part in (train, models, operations, open_inference, playground):
         app.include_router(part.router, max_body_size=settings.max_body_bytes)
     openapi.install(app, settings, closed=app.state.guard.closed)
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
     app.envelope = Envelope(
-        super(Application, app).__call__, app.state.metrics, fast, app.state.guard, Limits(settings)
+        super(Application, app).__call__,
+        app.state.metrics,
+        infer.Fast(fast, tensors),
+        app.state.guard,
+        Limits(settings),
     )
-    app.direct = {path.encode(): fast[path] for path in predict.SHORT}
+    app.direct = infer.Short({path.encode(): fast[path] for path in predict.SHORT}, tensors)
     return app
 
 

@@ -15,18 +15,33 @@ from service.batch import Answer, Part
 from service.batcher import Batcher
 from service.engine import Runner
 from service.errors import InternalError, ServiceError
-from service.wire import JSON, PROBLEM, Header, id_of, problem
+from service.oip.errors import refusal
+from service.wire import JSON, Header, id_of
 
 log = logging.getLogger(__name__)
 
 
+class Body(NamedTuple):
+    """What a response holds: JSON, if nothing else is said."""
+
+    content: bytes
+    content_type: bytes = JSON
+    headers: Sequence[Header] = ()
+
+
 class Ready(NamedTuple):
-    """A decoded request: the queue it goes to, its rows, and how its answer becomes a JSON body."""
+    """A decoded request: the queue it goes to, its rows, and how its answer becomes a body.
+
+    `timeout_s` is the request's own deadline, if it has one that is shorter than its endpoint's; `missed` is told why
+    there was no answer (None: the client had left) and after how many seconds.
+    """
 
     batcher: Batcher
     engine: Runner
     part: Part
-    render: Callable[[Answer], bytes]
+    render: Callable[[Answer], bytes | Body]
+    timeout_s: float | None = None
+    missed: Callable[[ServiceError | None, float], None] | None = None
 
 
 class Request(NamedTuple):
@@ -34,6 +49,7 @@ class Request(NamedTuple):
 
     content_type: bytes
     body: bytes
+    headers: Sequence[Header] = ()
 
 
 Decoded = Ready | ServiceError | None
@@ -83,6 +99,7 @@ class Exchange:
         "keep_alive",
         "line",
         "message_event",
+        "missed",
         "render",
         "request_id",
         "response_complete",
@@ -99,7 +116,8 @@ class Exchange:
         self.disconnected = False
         self.response_complete = False
         self.message_event = _NOBODY_WAITS
-        self.render: Callable[[Answer], bytes] | None = None
+        self.render: Callable[[Answer], bytes | Body] | None = None
+        self.missed: Callable[[ServiceError | None, float], None] | None = None
 
     # ------------------------------------------------------------------ what the batcher calls
 
@@ -110,7 +128,9 @@ class Exchange:
         return self.disconnected
 
     def cancel(self) -> None:
-        """The batcher gave up the place of a client who had left: nobody is to be told."""
+        """The batcher gave up the place of a client who had left: nobody is to be told but who counts."""
+        if self.missed is not None:
+            self.missed(None, perf_counter() - self.started)
 
     def set_result(self, answer: Answer) -> None:
         try:
@@ -118,11 +138,17 @@ class Exchange:
         except Exception as error:
             self.fail(error)
             return
-        self._send(200, JSON, body, explaining_headers([answer]))
+        headers = explaining_headers([answer])
+        if isinstance(body, Body):
+            self._send(200, body.content_type, body.content, [*headers, *body.headers])
+        else:
+            self._send(200, JSON, body, headers)
 
     def set_exception(self, error: ServiceError) -> None:
-        body, headers = problem(error, self.request_id.decode())
-        self._send(error.status, PROBLEM, body, headers)
+        if self.missed is not None:
+            self.missed(error, perf_counter() - self.started)
+        told = refusal(error, self.head.path, self.request_id.decode())
+        self._send(told.status, told.content_type, told.body, told.headers)
 
     # ------------------------------------------------------------------ what the desk calls
 
@@ -141,9 +167,9 @@ class Exchange:
         if isinstance(decoded, ServiceError):
             self.set_exception(decoded)
             return
-        batcher, engine, part, self.render = decoded
+        batcher, engine, part, self.render, timeout_s, self.missed = decoded
         try:
-            batcher.admit(engine, part, self, timeout_s=self.head.endpoint.timeout_s, gone=self.gone)
+            batcher.admit(engine, part, self, timeout_s=timeout_s or self.head.endpoint.timeout_s, gone=self.gone)
         except ServiceError as error:
             self.set_exception(error)
 
@@ -180,7 +206,9 @@ class Desk:
         for endpoint, exchanges in waiting.items():
             there = [exchange for exchange in exchanges if not exchange.disconnected]
             try:
-                decoded = endpoint.at_once([Request(each.head.content_type, each.body) for each in there])
+                decoded = endpoint.at_once(
+                    [Request(each.head.content_type, each.body, each.head.headers) for each in there]
+                )
             except Exception as error:
                 for exchange in there:
                     exchange.fail(error)

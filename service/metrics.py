@@ -7,11 +7,23 @@ a scrape of any worker then sums all of them.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.batch import BatchReport
+from service.canary_metrics import CanaryMetrics
+from service.oip.statistics import Totals, aliases
+from service.tally import Tally
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -78,6 +90,8 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=at,
         )
+        self.tally = Tally(at)
+        self.canaries = CanaryMetrics(at)
         self._request_children: dict[tuple[str, int], Histogram] = {}
         self._batch_children: dict[tuple[str, int], _BatchChildren] = {}
 
@@ -95,14 +109,35 @@ class Metrics:
         if children is None:
             children = self._batch_children[key] = _BatchChildren(self, *key)
         children.observe(report)
+        self.tally.batch(model, report)
+
+    def totals(self) -> Totals:
+        """The figures of the models, of all workers where there are several."""
+        return Totals(self._families())
 
     def render(self) -> bytes:
-        """The text exposition, of all workers where there are several."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self._registry)
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        """The text exposition, of all workers where there are several; Triton's names stand beside our own."""
+        families = self._families()
+        return generate_latest(_Collected([*families, *aliases(families)]))
+
+    def _families(self) -> list[Metric]:
+        self.tally.write()
+        registry = self._registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return list(registry.collect())
+
+
+class _Collected(CollectorRegistry):
+    """Families that were collected already."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        super().__init__()
+        self._found = families
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._found)
 
 
 class _BatchChildren:

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 from service import errors, schemas
 from service.inputs import image
 from service.inputs.fields import MAX_EXPLAINED
+from service.oip import docs
 from service.keys import SCOPES
 from service.security import ANY, needed_scope
 from service.settings import Settings
@@ -72,8 +73,8 @@ def install(app: FastAPI, settings: Settings, *, closed: bool) -> None:
             document = get_openapi(
                 title=app.title, version=app.version, description=_description(settings), routes=app.routes
             )
-            document.setdefault("components", {}).setdefault("schemas", {}).update(_components())
-            document["paths"] = {**_predict_paths(), **document["paths"]}
+            document.setdefault("components", {}).setdefault("schemas", {}).update(_components() | docs.components())
+            document["paths"] = {**_predict_paths(), **document["paths"], **docs.paths(_HEADERS)}
             if closed:
                 _ask_for_keys(document)
             app.openapi_schema = document

@@ -1,0 +1,71 @@
+"""The outputs of an infer request on the wire: JSON, with the bytes of binary tensors behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from models.manifest import Manifest
+from service.batch import Answer
+from service.engine import Array
+from service.exchange import Body
+from service.oip import values
+from service.oip.contract import Query
+from service.oip.errors import invalid
+from service.oip.request import Wanted
+from service.wire import dumps
+
+OCTETS = b"application/octet-stream"
+LENGTH_HEADER = b"inference-header-content-length"
+
+
+def reply(manifest: Manifest, query: Query, answers: Sequence[Answer]) -> Body:
+    """The response to a request whose parts have these answers, in order."""
+    tensors, tail = [], []
+    for index, wanted in query.outputs:
+        spec = manifest.outputs[index]
+        array = answers[0].outputs[index]
+        if len(answers) > 1:
+            array = np.concatenate([answer.outputs[index] for answer in answers])
+        data: Any
+        if wanted.classes:
+            tensor, data = _classes(array, wanted, manifest.labels)
+        else:
+            tensor = {"name": spec.name, "datatype": values.NAMES[spec.dtype], "shape": array.shape}
+            data = array.tobytes() if wanted.binary else array.reshape(-1)
+        if isinstance(data, bytes):
+            tensor["parameters"] = {"binary_data_size": len(data)}
+            tail.append(data)
+        else:
+            tensor["data"] = data
+        tensors.append(tensor)
+    content: dict[str, Any] = {"model_name": manifest.name, "model_version": str(answers[0].version)}
+    if query.asked.id is not None:
+        content["id"] = query.asked.id
+    content["outputs"] = tensors
+    head = dumps(content)
+    if not tail:
+        return Body(head)
+    return Body(b"".join([head, *tail]), OCTETS, [(LENGTH_HEADER, b"%d" % len(head))])
+
+
+def check_classes(manifest: Manifest, query: Query) -> None:
+    """InvalidInput for classes of an output that has no axis of classes."""
+    for index, wanted in query.outputs:
+        if wanted.classes and len(manifest.outputs[index].shape) != 2:
+            raise invalid(f"output {wanted.name!r} has no classes to choose from.")
+
+
+def _classes(array: Array, wanted: Wanted, labels: Sequence[str]) -> tuple[dict[str, Any], bytes | list[str]]:
+    """The best classes of each row [rows, classes], best first, as `value:index` or `value:index:label`."""
+    count = min(wanted.classes, array.shape[1])
+    best = np.argsort(-array, axis=1, kind="stable")[:, :count]
+    named = [f":{label}" for label in labels] if len(labels) == array.shape[1] else [""] * array.shape[1]
+    texts = [f"{row[at]:f}:{at}{named[at]}" for row, places in zip(array, best, strict=True) for at in places.tolist()]
+    tensor: dict[str, Any] = {"name": wanted.name, "datatype": "BYTES", "shape": [len(array), count]}
+    if not wanted.binary:
+        return tensor, texts
+    encoded = [text.encode() for text in texts]
+    return tensor, b"".join(len(each).to_bytes(4, "little") + each for each in encoded)

@@ -1,0 +1,105 @@
+"""Requests of the protocol to rows in the same queue as `/predict`'s, and the answers back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from service.batch import Answer
+from service.errors import Busy, DeadlinePassed, NotFound, ServiceError, Unavailable
+from service.exchange import Body
+from service.metrics import Metrics
+from service.oip import answer, compression, request
+from service.oip.answer import LENGTH_HEADER
+from service.oip.contract import Contract, Query
+from service.registry import Registry
+from service.settings import Settings
+from service.slot import Loaded, Slot
+from service.wire import Header
+
+_LARGEST_VERSION = 2**31 - 1
+_RAW = b"0"
+
+
+class Framing(NamedTuple):
+    """The headers of a request that say how its body is to be read, and how the answer may be packed."""
+
+    json_length: bytes | None
+    packed: bytes | None
+    takes: bytes | None
+
+
+def framing(headers: Sequence[Header]) -> Framing:
+    """What of a request's headers (lower-case names) matters here."""
+    json_length = packed = takes = None
+    for name, value in headers:
+        if name == LENGTH_HEADER:
+            json_length = value
+        elif name == b"content-encoding":
+            packed = value if value.strip().lower() != b"identity" else None
+        elif name == b"accept-encoding":
+            takes = compression.asked_for(value)
+    return Framing(json_length, packed, takes)
+
+
+def version_of(text: str | None, name: str) -> int | None:
+    """The version of a path, None where it names none. NotFound for what is no version."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:11]) <= _LARGEST_VERSION:
+        raise NotFound(f"{name} has no version {text[:32]!r}; a version is a whole number from 1.")
+    return int(text)
+
+
+class Door:
+    """What both ways in share: the contract of every loaded version, and the count of what was refused."""
+
+    def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.deadline_s = settings.deadline_ms / 1000
+        self._tally = metrics.tally
+        self._contracts: WeakKeyDictionary[Loaded, Contract] = WeakKeyDictionary()
+
+    def query(self, slot: Slot, loaded: Loaded, body: bytes, json_length: bytes | None) -> Query:
+        """A request checked against the version it is for. Raises InvalidInput, UnreadableBody, NotOffered."""
+        contract = self._contracts.get(loaded)
+        if contract is None:
+            vocabulary = loaded.encoder.vocabulary if loaded.encoder is not None else None
+            most = slot.batcher.most_rows
+            contract = Contract(loaded.manifest, vocabulary, self.settings.max_batch_items, most)
+            self._contracts[loaded] = contract
+        if json_length == _RAW:
+            return contract.check_raw(body)
+        end = request.split(body, json_length)
+        return contract.check(request.read(body[:end]), body, end)
+
+    def timeout_s(self, query: Query) -> float:
+        """The deadline of a request: its own, if that is shorter than the service's."""
+        asked = query.asked.timeout_s
+        return self.deadline_s if asked is None else min(asked, self.deadline_s)
+
+    def reply(self, loaded: Loaded, query: Query, takes: bytes | None, answers: Sequence[Answer]) -> Body:
+        """The response, packed if the client takes it so and it is worth it."""
+        body = answer.reply(loaded.manifest, query, answers)
+        packed = compression.pack(body.content, takes) if takes is not None else None
+        if packed is None or takes is None:
+            return body
+        headers = [*body.headers, (b"content-encoding", takes), (b"vary", b"accept-encoding")]
+        return Body(packed, body.content_type, headers)
+
+    def renderer(self, loaded: Loaded, query: Query, takes: bytes | None) -> functools.partial[Body]:
+        """`reply` for one answer that is still to come."""
+        return functools.partial(self._reply_to_one, loaded, query, takes)
+
+    def _reply_to_one(self, loaded: Loaded, query: Query, takes: bytes | None, one: Answer) -> Body:
+        return self.reply(loaded, query, takes, [one])
+
+    def count(self, loaded: Loaded, error: ServiceError | None, seconds: float) -> None:
+        """Count a request that its model did not answer: refused, or (no error) left by its client."""
+        if error is None:
+            self._tally.failure(loaded.manifest.name, loaded.version, "CANCELED", seconds)
+        elif isinstance(error, Busy | Unavailable | DeadlinePassed):
+            self._tally.failure(loaded.manifest.name, loaded.version, "REJECTED", seconds)
