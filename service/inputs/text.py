@@ -43,6 +43,11 @@ class TextEncoder:
         self._tokenizer.no_truncation()
         self._max_length = spec.max_length
 
+    @property
+    def vocabulary(self) -> int:
+        """How many ids there are, from 0 on."""
+        return self._tokenizer.get_vocab_size()
+
     def encode(
         self, text: object, *, max_chars: int = MAX_CHARS, loc: Location = ("body", "text")
     ) -> NDArray[np.int64]:
