@@ -94,11 +94,12 @@ class Digit(Endpoint):
             return [None] * len(requests)
         slot, loaded = there
         name, render = loaded.manifest.inputs[0].name, functools.partial(_render, loaded.manifest)
+        pictures = [attempt(self._picture, request.content_type, request.body) for request in requests]
         return [
             Ready(slot.batcher, loaded.engine, Part({name: found[np.newaxis]}), render)
             if isinstance(found, np.ndarray)
             else found
-            for found in self._pixels_at_once([attempt(self._picture, *request) for request in requests])
+            for found in self._pixels_at_once(pictures)
         ]
 
     def _pixels_at_once(self, found: list[Array | _Picture | ServiceError]) -> list[Array | ServiceError | None]:
