@@ -21,7 +21,8 @@ export class Pad {
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => this.#up());
     canvas.addEventListener("keydown", (event) => this.#key(event));
-    for (const change of ["focus", "blur"]) canvas.addEventListener(change, () => this.#lift());
+    canvas.addEventListener("focus", () => this.draw());
+    canvas.addEventListener("blur", () => this.#lift());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     this.draw();
   }
@@ -70,7 +71,7 @@ export class Pad {
     const style = getComputedStyle(this.canvas);
     paint(this.context, this.#strokes, style.color, style.backgroundColor);
     if (this.#picture) this.#drawPicture(this.#picture.bitmap);
-    if (this.canvas.matches(":focus-visible")) this.#drawCursor(style.getPropertyValue("--accent"));
+    if (this.canvas.matches(":focus-visible")) this.#drawCursor(style.caretColor);
   }
 
   #drawPicture(bitmap) {
@@ -166,10 +167,10 @@ export class Pad {
 function paint(context, strokes, ink, ground) {
   Object.assign(context, { fillStyle: ground, strokeStyle: ink, lineWidth: INK, lineCap: "round", lineJoin: "round" });
   context.fillRect(0, 0, SIZE, SIZE);
-  for (const [first, ...rest] of strokes) {
+  for (const [[x, y], ...rest] of strokes) {
     context.beginPath();
-    context.moveTo(...first);
-    context.lineTo(...first);
+    context.moveTo(x, y);
+    context.lineTo(x + 0.01, y); // a line without length would draw no dot
     for (const point of rest) context.lineTo(...point);
     context.stroke();
   }
