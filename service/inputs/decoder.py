@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidInput, ServiceError, UnreadableBody
+from service.inputs import png
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,12 +29,6 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 # A digit needs far fewer pixels than a camera gives; this leaves ~100 px for one that fills a tenth of the picture.
 _LONG_SIDE = 1024
 _TINY = 64
-_PLAIN_PNG_PIXELS = 128 * 128
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_START = _PNG + b"\0\0\0\rIHDR"
-_28_BY_28 = b"\0\0\0\x1c" * 2
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_PNG_FILTERS = b"\0\1\2\3\4"
 _PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _ORIENTATION_TAG = 0x0112
 
@@ -46,7 +41,7 @@ def read(data: bytes, max_pixels: int) -> Pixels:
 
     At most 1,024 pixels a side: larger pictures are averaged down. Raises UnreadableBody or InvalidInput.
     """
-    plain = plain_png(data, max_pixels)
+    plain = png.plain(data, max_pixels)
     return _read_any(data, max_pixels) if plain is None else plain
 
 
@@ -60,42 +55,6 @@ def not_enlarged(pixels: Pixels) -> Pixels:
         steps = np.flatnonzero((lines[1:] != lines[:-1]).any(axis=tuple(range(1, lines.ndim)))) + 1
         block = math.gcd(block, *steps.tolist())
     return pixels[::block, ::block] if block > 1 and max(height, width) <= _TINY * block else pixels
-
-
-def says_28_by_28(data: bytes) -> bool:
-    """Whether a PNG's header says it has the size of an MNIST image."""
-    return data[16:24] == _28_BY_28
-
-
-def plain_png(data: bytes, max_pixels: int) -> Pixels | None:
-    """A small 8-bit grey PNG of nothing but IHDR, IDAT and IEND by OpenCV, several times as fast as Pillow; else None.
-
-    OpenCV makes up what a broken file lacks, so its checksums and the length of its rows are proved first.
-    """
-    if len(data) < 57 or data[:16] != _PNG_START or data[24:29] != b"\x08\0\0\0\0" or data[-12:] != _PNG_END:
-        return None
-    width, height, _, _, header_sum, size = struct.unpack_from(">IIIBII", data, 16)
-    rows = data[37 : 41 + size]
-    sound = (
-        0 < width * height <= min(max_pixels, _PLAIN_PNG_PIXELS)
-        and len(data) == 57 + size
-        and rows[:4] == b"IDAT"
-        and zlib.crc32(data[12:29]) == header_sum
-        and zlib.crc32(rows) == int.from_bytes(data[41 + size : 45 + size])
-        and _holds_rows(rows[4:], width, height)
-    )
-    return cast("Pixels", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)) if sound else None
-
-
-def _holds_rows(deflated: bytes, width: int, height: int) -> bool:
-    """Whether the stream is whole and gives each row's filter byte (0..4) and its pixels, nothing less or more."""
-    size = height * (width + 1)
-    inflater = zlib.decompressobj()
-    try:
-        raw = inflater.decompress(deflated, size + 1)
-    except zlib.error:
-        return False
-    return len(raw) == size and inflater.eof and not raw[:: width + 1].strip(_PNG_FILTERS)
 
 
 def _read_any(data: bytes, max_pixels: int) -> Pixels:
@@ -120,9 +79,9 @@ def _read_any(data: bytes, max_pixels: int) -> Pixels:
 
 def _check_whole(data: bytes) -> None:
     """Refuse a PNG that ends early or has a damaged chunk: Pillow would hand out what it got so far."""
-    if not data.startswith(_PNG):
+    if not data.startswith(png.SIGNATURE):
         return
-    at, kind = len(_PNG), b""
+    at, kind = len(png.SIGNATURE), b""
     while kind != b"IEND":
         size, kind = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (0, b"")
         end = at + 8 + size

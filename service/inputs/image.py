@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidInput, UnreadableBody
-from service.inputs import centre, decoder, ink
+from service.inputs import centre, decoder, ink, png
 
 IMAGE_TYPES: frozenset[str] = frozenset(
     {"image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "image/tiff"}
@@ -58,19 +58,18 @@ def in_mnist_form(pictures: Sequence[bytes | str]) -> list[Pixels | None]:
 
     Much faster for many at a time.
     """
-    read = [_plain(picture) if len(picture) <= _PLAIN_BYTES else None for picture in pictures]
+    read = png.plain_of_mnist_size([_file(picture) if len(picture) <= _PLAIN_BYTES else b"" for picture in pictures])
     found = [pixels for pixels in read if pixels is not None]
     ready = iter(centre.as_are(found))
     return [None if pixels is None else next(ready) for pixels in read]
 
 
-def _plain(picture: bytes | str) -> Pixels | None:
-    """A plain PNG of 28x28 pixels, whatever it shows."""
+def _file(picture: bytes | str) -> bytes:
+    """A file, or what base64 gives of one; nothing where it is none."""
     try:
-        data = picture if isinstance(picture, bytes) else _unbase64(picture)
+        return picture if isinstance(picture, bytes) else _unbase64(picture)
     except UnreadableBody:
-        return None
-    return decoder.plain_png(data, _SIDE * _SIDE) if decoder.says_28_by_28(data) else None
+        return b""
 
 
 def from_base64(text: str, *, max_pixels: int = 25_000_000, loc: Place = ("body", "image")) -> Pixels:

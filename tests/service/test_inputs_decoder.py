@@ -13,6 +13,7 @@ from PIL import Image
 
 from service.errors import InvalidInput, ServiceError, UnreadableBody
 from service.inputs import decoder, image
+from service.inputs.png import plain, plain_of_mnist_size
 from tests.service import pictures
 
 LIMIT = 25_000_000
@@ -80,7 +81,7 @@ def test_fast_png_road_gives_the_same_pixels_as_pillow():
     for index in range(300):
         pixels = digits[index] if index % 2 else rng.integers(0, 256, rng.integers(1, 128, 2), dtype=np.uint8)
         file = pictures.encoded(pixels, optimize=bool(index % 3), compress_level=index % 10)
-        fast = decoder.plain_png(file, LIMIT)
+        fast = plain(file, LIMIT)
         assert np.array_equal(fast, np.asarray(Image.open(io.BytesIO(file))))
         assert np.array_equal(fast, pixels)
 
@@ -88,13 +89,13 @@ def test_fast_png_road_gives_the_same_pixels_as_pillow():
 def test_png_with_anything_unusual_takes_the_careful_road():
     """Gamma, transparency, a palette, 16 bits or size keep a file off the fast road, which knows none of them."""
     rows = (b"\0" + bytes(range(28))) * 28
-    assert decoder.plain_png(png(28, 28, rows), LIMIT) is not None
+    assert plain(png(28, 28, rows), LIMIT) is not None
     for extra in (chunk(b"tRNS", b"\0\0"), chunk(b"gAMA", struct.pack(">I", 45455)), chunk(b"tEXt", b"a\0b")):
-        assert decoder.plain_png(png(28, 28, rows, extra), LIMIT) is None
+        assert plain(png(28, 28, rows, extra), LIMIT) is None
     for mode in ("1", "P", "LA", "RGB", "I;16"):
         source = Image.fromarray(DRAWING.astype(np.uint16) if mode == "I;16" else DRAWING)
         file = pictures.encoded(source if mode == "I;16" else source.convert(mode))
-        assert decoder.plain_png(file, LIMIT) is None
+        assert plain(file, LIMIT) is None
 
 
 @pytest.mark.parametrize("rows", [b"\0" * 29 * 27, b"\0" * 29 * 29, b"\5" + b"\0" * (29 * 28 - 1), b""])
