@@ -14,6 +14,7 @@ from tokenizers import Encoding, Tokenizer
 
 from models.manifest import TextSpec
 from service.errors import InvalidInput, Location
+from service.inputs import words
 
 MAX_CHARS = 20_000
 _KINDS = {
@@ -42,6 +43,7 @@ class TextEncoder:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._max_length = spec.max_length
+        self._words = words.of(tokenizer_file, self._tokenizer)
 
     @property
     def vocabulary(self) -> int:
@@ -57,9 +59,9 @@ class TextEncoder:
         """
         checked = _check(text, max_chars, loc)
         ids = self._ids(checked)
-        if not ids:
+        if not len(ids):
             raise _empty(loc)
-        return np.array(ids, dtype=np.int64)
+        return ids
 
     def encode_batch(
         self, texts: list[str], *, max_chars: int = MAX_CHARS, loc: Location = ("body", "inputs")
@@ -74,7 +76,15 @@ class TextEncoder:
         """
         return self._encoding(text).offsets[: self._max_length]
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, text: str) -> NDArray[np.int64]:
+        if self._words is not None and len(text) <= _HEAD_CHARS:
+            plain = self._words.encode(text)
+            if plain is not None:
+                return plain[: self._max_length].copy()
+        return np.array(self._tokenized(text), np.int64)
+
+    def _tokenized(self, text: str) -> list[int]:
+        """The ids by the tokenizer itself."""
         if len(text) > _HEAD_CHARS:
             head = self._head(text)
             if head is not None:
