@@ -29,6 +29,10 @@ class VersionInUseError(StoreError):
     """The version is live."""
 
 
+class VersionInCanaryError(VersionInUseError):
+    """The version is the candidate of a running canary."""
+
+
 class VersionGoneError(StoreError):
     """What a job has published was deleted since."""
 

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from models import disk
+from models.canary import candidate_of
 from models.manifest import MANIFEST_FILE, Manifest, file_entry
 from models.reading import (
     LIVE_FILE,
@@ -30,6 +31,7 @@ from models.reading import (
     StoreWriteError,
     VersionDamagedError,
     VersionGoneError,
+    VersionInCanaryError,
     VersionInUseError,
     VersionNotFoundError,
     numbers_in,
@@ -43,6 +45,7 @@ __all__ = [
     "StoreWriteError",
     "VersionDamagedError",
     "VersionGoneError",
+    "VersionInCanaryError",
     "VersionInUseError",
     "VersionNotFoundError",
 ]
@@ -166,6 +169,7 @@ class Store(StoreReader):
         with self._writing(f"{name} was not pruned to the end"), self._locked(name):
             there = self.versions(name)
             protected = {self.live(name), self.previous(name), *there[len(there) - min(max(keep, 0), len(there)) :]}
+            protected.add(candidate_of(self._model(name), self.live(name)))
             gone = [version for version in there if version not in protected]
             for version in gone:
                 self._delete(name, version)
@@ -219,6 +223,8 @@ class Store(StoreReader):
         folder = self.folder(name, version)
         if self.live(name) == version:
             raise VersionInUseError(f"{name} version {version} is live; promote another version first")
+        if candidate_of(self._model(name), self.live(name)) == version:
+            raise VersionInCanaryError(f"{name} version {version} is in a canary; end that first")
         with contextlib.suppress(VersionDamagedError):
             job_id = self.manifest(name, version).provenance.job_id
             if job_id is not None and job_id not in (jobs := self._deleted_jobs(name)):

@@ -26,7 +26,7 @@ from service.metrics import Metrics
 from service.middleware import Envelope
 from service.oip.errors import refusal
 from service.registry import Registry
-from service.routes import infer, models, open_inference, operations, playground, predict, train
+from service.routes import canary, infer, models, open_inference, operations, playground, predict, train
 from service.security import Guard
 from service.settings import ZOO, Settings
 from service.workers import threads_for, trainer_mode
@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> Application:
     fast = predict.endpoints(app.state.registry, settings)
     tensors = infer.Infer(app.state.registry, settings, app.state.metrics)
     app.router.routes.extend([*predict.routes(fast), *infer.routes(tensors)])
-    for part in (train, models, operations, open_inference, playground):
+    for part in (train, models, canary, operations, open_inference, playground):
         app.include_router(part.router, max_body_size=settings.max_body_bytes)
     openapi.install(app, settings, closed=app.state.guard.closed)
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> Application:
         app.state.guard,
         Limits(settings),
     )
-    app.direct = infer.Short({path.encode(): fast[path] for path in predict.SHORT}, tensors)
+    app.direct = infer.Short(predict.short(fast), tensors)
     return app
 
 

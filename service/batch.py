@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
@@ -61,6 +63,28 @@ class Reply(Protocol):
 
     def cancel(self) -> object:
         """The place in the queue was given up, for the caller had left."""
+
+
+class Entrance(Protocol):
+    """Where a part is admitted."""
+
+    def admit(self, engine: Runner, part: Part, reply: Reply, *, timeout_s: float, gone: Callable[[], bool]) -> None:
+        """Admit one part whose answer, or error, goes to `reply`."""
+
+
+class Queue(Entrance, Protocol):
+    """What a request needs of the queue in front of a model: a batcher, or what stands before one."""
+
+    def submit(
+        self, engine: Runner, parts: Sequence[Part], *, timeout_s: float, gone: Callable[[], bool] = ...
+    ) -> list[asyncio.Future[Answer]]:
+        """Admit all parts or none: one future each."""
+
+    def hold(self, engine: Runner) -> AbstractContextManager[None]:
+        """Keep an engine open, for rows that follow from its earlier answers."""
+
+    def most_rows(self, length: int) -> int:
+        """Rows that one run takes, padded to `length`."""
 
 
 class Item:

@@ -113,7 +113,10 @@ class DirectProtocol(HttpToolsProtocol):
             "path": path,
             "raw_path": path.encode(),
             "query_string": b"",
-            "headers": list(exchange.head.headers),
+            "headers": [  # its id stays the same, for it decides where a canary's request goes
+                *(each for each in exchange.head.headers if each[0] != b"x-request-id"),
+                (b"x-request-id", exchange.request_id),
+            ],
             "state": self.app_state.copy(),
         }
         cycle = RequestResponseCycle(

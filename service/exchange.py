@@ -11,8 +11,7 @@ from typing import NamedTuple, Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.answers import explaining_headers
-from service.batch import Answer, Part
-from service.batcher import Batcher
+from service.batch import Answer, Entrance, Part
 from service.engine import Runner
 from service.errors import InternalError, ServiceError
 from service.oip.errors import refusal
@@ -36,7 +35,7 @@ class Ready(NamedTuple):
     there was no answer (None: the client had left) and after how many seconds.
     """
 
-    batcher: Batcher
+    batcher: Entrance
     engine: Runner
     part: Part
     render: Callable[[Answer], bytes | Body]
@@ -50,6 +49,7 @@ class Request(NamedTuple):
     content_type: bytes
     body: bytes
     headers: Sequence[Header] = ()
+    request_id: bytes = b""
 
 
 Decoded = Ready | ServiceError | None
@@ -207,7 +207,7 @@ class Desk:
             there = [exchange for exchange in exchanges if not exchange.disconnected]
             try:
                 decoded = endpoint.at_once(
-                    [Request(each.head.content_type, each.body, each.head.headers) for each in there]
+                    [Request(each.head.content_type, each.body, each.head.headers, each.request_id) for each in there]
                 )
             except Exception as error:
                 for exchange in there:

@@ -28,13 +28,14 @@ class Loader:
 
     def be_polite(self) -> None:
         """From here on load at low priority; the first load of a service that is not ready yet need not wait."""
-        self._pool.submit(_lower_priority)
+        self._pool.submit(lower_priority)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
 
 
-def _lower_priority() -> None:
+def lower_priority() -> None:
+    """Let the calling thread run only when others leave room, where the platform has a nice per thread."""
     if hasattr(os, "setpriority"):
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

@@ -34,8 +34,7 @@ class Metrics:
     """The counters of one process."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        at = self._registry
+        at = self._registry = CollectorRegistry()
         self.request_seconds = Histogram(
             "neuroserve_request_seconds",
             "Time to the answer; `_count` is the number of requests",

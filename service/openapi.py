@@ -60,6 +60,7 @@ _HEADERS = {
     "X-Queue-Ms": "time the rows waited for the device",
     "X-Run-Ms": "time the device took for the batch",
     "X-Batch-Rows": "rows of that batch",
+    "X-Canary": "`candidate` if a canary's candidate answered, `fallback` if the live version did so in its place",
     "X-Provider": "execution provider that ran it",
     "X-Request-ID": "the request's id, the client's own if it sent one",
 }

@@ -10,12 +10,14 @@ from typing import ParamSpec, TypeVar
 from models.jobs import Recipes
 from models.manifest import Kind
 from models.store import Store
+from service.canary import Canaries
 from service.device import Device
 from service.errors import InvalidInput, NotFound
 from service.loader import Loader
 from service.metrics import Metrics
+from service.passage import passing
 from service.settings import Settings
-from service.slot import Loaded, Slot
+from service.slot import Loaded, Place, Slot
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class Registry:
         self._settings = settings
         self._metrics = metrics
         self._loader = Loader()
+        self.canaries = Canaries(store, settings, metrics, self._loader)
+        self.trials = self.canaries.trials
         self._slots: dict[str, Slot] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._stamps: dict[str, tuple[int, int] | None] = {}
@@ -49,7 +53,9 @@ class Registry:
         """
         self.device = device
         for name in self.defaults.values():
-            await self._open(name).refresh()
+            slot = self._open(name)
+            await slot.refresh()
+            await self.canaries.follow(slot)
         self._loader.be_polite()
         self._watcher = asyncio.create_task(self._watch(), name="store-watcher")
         self._watcher.add_done_callback(_tell_if_it_died)
@@ -58,11 +64,12 @@ class Registry:
         """Stop watching, finish every admitted row, free the sessions."""
         if self._watcher is not None:
             self._watcher.cancel()
+        await self.canaries.close()
         await asyncio.gather(*(slot.close() for slot in self._slots.values()))
         self._loader.close()
 
-    async def model(self, kind: Kind, name: str | None, version: int | None) -> tuple[Slot, Loaded]:
-        """The slot and version for a request of a kind (`image`, `text`, `series`).
+    async def model(self, kind: Kind, name: str | None, version: int | None) -> tuple[Place, Loaded]:
+        """The place and version for a request of a kind (`image`, `text`, `series`).
 
         NotFound for an unknown model or version, InvalidInput for a model of another kind, Unavailable for a bad one.
         """
@@ -77,6 +84,9 @@ class Registry:
                 code="wrong_kind",
                 errors=[(("model",), f"takes {loaded.manifest.kind} input")],
             )
+        if version is None and (trial := self.trials.get(chosen)) and (passage := passing()):
+            lane = passage.lane(trial, loaded)
+            return lane, lane.loaded
         return slot, loaded
 
     def at_once(self, kind: Kind) -> tuple[Slot, Loaded] | None:
@@ -96,6 +106,7 @@ class Registry:
             slot = self._slots.get(name) or self._open(name)
         if slot.live is None:
             await slot.refresh()
+            await self.canaries.follow(slot)
         return slot
 
     async def names(self) -> list[str]:
@@ -110,6 +121,7 @@ class Registry:
         """Follow the live pointer of a model now instead of at the watcher's next look."""
         if name in self._slots:
             await self._slots[name].refresh()
+            await self.canaries.follow(self._slots[name])
 
     def loaded(self, name: str) -> Slot | None:
         """The slot of a model that this process has open."""
@@ -140,6 +152,8 @@ class Registry:
                 if stamp != self._stamps.get(name):
                     self._stamps[name] = stamp
                     await slot.refresh(retry=True)
+                if name in self.trials or self.canaries.changed(name):
+                    await self.canaries.follow(slot)
 
     def _stamp(self, name: str) -> tuple[int, int] | None:
         """What changes whenever the live pointer is replaced: cheap enough to ask four times a second."""

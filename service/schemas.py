@@ -195,6 +195,14 @@ class VersionInfo(Schema):
     problem: str | None = Field(None, description="why the version cannot be served")
 
 
+class CanaryRef(Schema):
+    """The canary that a model has; `GET /models/{name}/canary` tells how it does."""
+
+    version: int
+    percent: float
+    mode: Literal["split", "shadow"]
+
+
 class ModelInfo(Schema):
     """One model: what is live, what rollback goes to, what runs it."""
 
@@ -207,6 +215,7 @@ class ModelInfo(Schema):
     serving: int | None = Field(description="the version that answers in this process; `null` until it is asked for")
     provider: str | None
     swaps: int
+    canary: CanaryRef | None = Field(None, description="the version on trial, if one is")
     problem: str | None
     versions: list[VersionInfo]
 

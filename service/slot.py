@@ -7,11 +7,12 @@ import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Protocol
 
 from models.manifest import Manifest
 from models.store import Store, StoreError, VersionDamagedError, VersionNotFoundError
 from service import engine
-from service.batch import BatchReport
+from service.batch import BatchReport, Queue
 from service.batcher import Batcher
 from service.device import Device, DeviceError
 from service.engine import Engine, EngineError
@@ -48,6 +49,14 @@ def load_version(store: Store, name: str, version: int, device: Device) -> Loade
     folder = store.folder(name, version)
     encoder = TextEncoder(folder / manifest.text.tokenizer, manifest.text) if manifest.text else None
     return Loaded(engine.load(folder, manifest, device), encoder)
+
+
+class Place(Protocol):
+    """Where a request's rows go: a slot, or what stands before it."""
+
+    @property
+    def batcher(self) -> Queue:
+        """The queue in front of the model."""
 
 
 class Slot:
@@ -110,6 +119,13 @@ class Slot:
                 if await self._swap_to(version):
                     return
 
+    async def load(self, version: int) -> Loaded:
+        """Another version beside the live one, verified and tested; raises what `load_version` does.
+
+        It is the caller's to close.
+        """
+        return await self._loader.run(load_version, self._store, self.name, version, self._device)
+
     async def close(self) -> None:
         """Finish what was admitted, then free every session."""
         await self.batcher.close()
@@ -152,7 +168,7 @@ class Slot:
     async def _swap_to(self, version: int) -> bool:
         started = perf_counter()
         try:
-            new = self._pinned.pop(version, None) or await self._load(version)
+            new = self._pinned.pop(version, None) or await self.load(version)
         except (StoreError, EngineError) as exc:
             self._refuse(version, str(exc))
             return False
@@ -173,9 +189,6 @@ class Slot:
         log.info("%s version %d is live on %s", self.name, version, new.engine.provider)
         return True
 
-    async def _load(self, version: int) -> Loaded:
-        return await self._loader.run(load_version, self._store, self.name, version, self._device)
-
     def _refuse(self, version: int, reason: str) -> None:
         self.refused[version] = reason
         self._metrics.swaps.labels(self.name, "refused").inc()
@@ -189,7 +202,7 @@ class Slot:
             self._pinned.move_to_end(version)
             return self._pinned[version]
         try:
-            loaded = await self._load(version)
+            loaded = await self.load(version)
         except VersionNotFoundError as exc:
             raise NotFound(f"{exc}.", code="version_not_found") from None
         except (VersionDamagedError, EngineError, DeviceError) as exc:

@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from service.batch import Part
-from service.batcher import Batcher
+from service.batch import Part, Queue
 from service.device import CPU
 from service.engine import Array, Tensors
 from service.errors import DeadlinePassed
@@ -33,7 +32,7 @@ class Prober:
     engine must be held (`Batcher.hold`) from before its answer on, or a swap could close it in between.
     """
 
-    def __init__(self, batcher: Batcher, loaded: Loaded, *, deadline: float, gone: Callable[[], bool]) -> None:
+    def __init__(self, batcher: Queue, loaded: Loaded, *, deadline: float, gone: Callable[[], bool]) -> None:
         self.manifest = loaded.manifest
         self._batcher = batcher
         self._engine = loaded.engine

@@ -16,9 +16,10 @@ from service.errors import ServiceError
 from service.exchange import Decoded, Request
 from service.explain.prober import Prober
 from service.middleware import answer_with
+from service.passage import Passage, key_of
 from service.registry import Registry
 from service.settings import Settings
-from service.slot import Loaded, Slot
+from service.slot import Loaded, Place
 from service.wire import ClientGone, leaver, read_body, send_json
 
 Gone = Callable[[], bool]
@@ -42,9 +43,14 @@ class Endpoint:
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        passage: Passage | None = None
         try:
             body = await read_body(scope, receive, self.settings.max_body_bytes)
-            content, answers = await self.answer(scope, body, leaver(receive))
+            if self.registry.trials:
+                passage = Passage(key_of(scope))
+                content, answers = await passage.run(functools.partial(self.answer, scope, body, leaver(receive)))
+            else:
+                content, answers = await self.answer(scope, body, leaver(receive))
         except ServiceError as error:
             await answer_with(error, scope, send)
         except ClientGone:
@@ -55,7 +61,11 @@ class Endpoint:
                 raise
             return  # the batcher gave the place of a client who had left to others
         else:
-            await send_json(send, 200, content, explaining_headers(answers))
+            if passage is None:
+                await send_json(send, 200, content, explaining_headers(answers))
+            else:
+                await send_json(send, 200, content, [*explaining_headers(answers), *passage.headers])
+                passage.afterwards(functools.partial(self.answer, scope, body, _stays))
 
     async def off_loop(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of a call that would hold the event loop too long."""
@@ -63,7 +73,7 @@ class Endpoint:
             self._decoders, functools.partial(call, *args, **kwargs)
         )
 
-    def prober(self, slot: Slot, loaded: Loaded, gone: Gone) -> Prober:
+    def prober(self, slot: Place, loaded: Loaded, gone: Gone) -> Prober:
         """What explains this request's answers; made before they are asked for, as one deadline covers both."""
         deadline = asyncio.get_running_loop().time() + self.timeout_s
         return Prober(slot.batcher, loaded, deadline=deadline, gone=gone)
@@ -75,3 +85,8 @@ class Endpoint:
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
         """The JSON content of the answer and the batches it came from."""
         raise NotImplementedError
+
+
+def _stays() -> bool:
+    """For what is done for nobody: it is never left."""
+    return False

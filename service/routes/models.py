@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
+from models.canary import CanaryError, state_of
 from models.manifest import Manifest, ManifestError, read_manifest
 from models.store import (
     NothingToRollBackError,
     Store,
     StoreError,
     VersionDamagedError,
+    VersionInCanaryError,
     VersionInUseError,
     VersionNotFoundError,
 )
 from service.errors import Conflict, NotFound, ServiceError
 from service.openapi import problem_responses
 from service.registry import Registry
-from service.schemas import ModelInfo, ModelList, Promotion, VersionInfo
+from service.schemas import CanaryRef, ModelInfo, ModelList, Promotion, VersionInfo
 
 router = APIRouter(prefix="/models", tags=["models"])
 _NOTHING_FROM_OUTSIDE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -118,6 +121,8 @@ def _refusal(exc: StoreError) -> ServiceError:
             return NotFound(f"{exc}.", code="version_not_found")
         case NothingToRollBackError():
             return Conflict(f"{exc}.", code="nothing_to_roll_back")
+        case VersionInCanaryError():
+            return Conflict(f"{exc}.", code="version_in_canary")
         case VersionInUseError():
             return Conflict(f"{exc}.", code="version_live")
         case VersionDamagedError():
@@ -138,6 +143,7 @@ def _report_page(store: Store, name: str, version: int) -> Path:
 async def _info(registry: Registry, name: str) -> ModelInfo:
     slot = registry.loaded(name)
     refused = dict(slot.refused) if slot is not None else {}
+    canary = await registry.in_store(_canary, registry.store, name)
     live, previous, versions = await registry.in_store(_versions, registry.store, name, refused)
     newest = next((manifest for _, manifest in reversed(versions) if manifest is not None), None)
     serving = slot.live if slot is not None else None
@@ -152,8 +158,17 @@ async def _info(registry: Registry, name: str) -> ModelInfo:
         provider=serving.engine.provider if serving is not None else None,
         swaps=slot.swaps if slot is not None else 0,
         problem=slot.problem() if slot is not None else None,
+        canary=canary,
         versions=[info for info, _ in versions],
     )
+
+
+def _canary(store: Store, name: str) -> CanaryRef | None:
+    with contextlib.suppress(CanaryError, StoreError):
+        order = state_of(store.root / name).running
+        if order is not None and order.against == store.live(name):
+            return CanaryRef(version=order.version, percent=order.percent, mode=order.mode)
+    return None
 
 
 def _versions(

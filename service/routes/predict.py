@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
+from models.manifest import Kind
+from service.exchange import Direct
+from service.fork import Fork
 from service.registry import Registry
 from service.routes.digit import Digit, DigitBatch
 from service.routes.endpoint import Endpoint
@@ -18,13 +21,18 @@ ENDPOINTS: dict[str, type[Endpoint]] = {
 }
 
 
-SHORT = ("/predict/digit", "/predict/sequence")
-"""Paths whose small requests need no task: `service.direct`."""
+_SHORT: dict[str, tuple[Kind, ...]] = {"/predict/digit": ("image",), "/predict/sequence": ("text", "series")}
+"""Paths whose small requests need no task, and the kinds of their input: `service.direct`."""
 
 
 def endpoints(registry: Registry, settings: Settings) -> dict[str, Endpoint]:
     """The endpoint of each path."""
     return {path: endpoint(registry, settings) for path, endpoint in ENDPOINTS.items()}
+
+
+def short(table: dict[str, Endpoint]) -> dict[bytes, Direct]:
+    """Those that have a short way."""
+    return {path.encode(): Fork(table[path], table[path].registry, kinds) for path, kinds in _SHORT.items()}
 
 
 def routes(table: dict[str, Endpoint]) -> list[Route]:

@@ -23,7 +23,7 @@ from service.explain.prober import Prober
 from service.inputs import numbers, series
 from service.inputs.fields import asked_in_body, check_explained, items_of, json_object, one_of, require_json
 from service.routes.endpoint import Endpoint, Gone
-from service.slot import Loaded, Slot
+from service.slot import Loaded, Place
 from service.wire import dumps, header, parse_json
 
 _ONE_OF = ("text", "values")
@@ -37,7 +37,7 @@ class _Row(NamedTuple):
     `sent` is the text or the readings as they came.
     """
 
-    slot: Slot
+    slot: Place
     loaded: Loaded
     part: Part
     times: list[str]
@@ -115,7 +115,7 @@ class Sequences(Endpoint):
         return await series_reasons.explain(prober, row.part.inputs, len(row.sent), answer.outputs[mean][0])
 
     async def _answers(self, rows: Sequence[_Row], gone: Gone) -> list[Answer]:
-        groups: dict[Slot, list[int]] = {}
+        groups: dict[Place, list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault(row.slot, []).append(index)
         futures: dict[int, asyncio.Future[Answer]] = {}
@@ -138,7 +138,7 @@ class Sequences(Endpoint):
             kind = "series"
         return _Asked(content, kind, *asked_in_body(content, loc))
 
-    def _decode(self, slot: Slot, loaded: Loaded, asked: _Asked, loc: Location) -> _Row:
+    def _decode(self, slot: Place, loaded: Loaded, asked: _Asked, loc: Location) -> _Row:
         content, explain = asked.content, asked.explain
         if asked.kind == "text":
             return _Row(slot, loaded, self._text(loaded, content["text"], (*loc, "text")), [], content["text"], explain)
