@@ -2,7 +2,9 @@
 
 What it should do besides is read from the JSON file that the environment variable CHILD_PLAN names:
 `epoch_s` (length of an epoch), `crash_at` (epoch to die in), `crashes` (how often), `error_at` (epoch to give up in),
-`stop_at` (epoch to stop early in), `accuracy` (of the candidate; the gate wants 0.5), `bytes` (of its file).
+`stop_at` (epoch to stop early in), `accuracy` (of the candidate; the gate wants 0.5), `bytes` (of its file), `stage_s`
+(length of the other stages), `diary` (a file that tells what each child of a job did), `kill_worker_at` (epoch to kill
+the worker in), `memory_for` (the most rows of a batch that the memory suffices for).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -35,14 +38,31 @@ def row(epoch: int) -> dict[str, Any]:
     return {"epoch": epoch, "train_loss": loss, "val_loss": loss, "val_metric": 1 - loss / 10, "seconds": 0.1}
 
 
+def note(plan: dict[str, Any], work: Path, *what: object) -> None:
+    """A line in the diary: the time, the job, the process and what it does."""
+    if "diary" in plan:
+        job = next(part for part in reversed(work.parts) if part.count("-") == 4)
+        with Path(plan["diary"]).open("a", encoding="utf-8") as stream:
+            stream.write(" ".join(map(str, (time.time(), job, os.getpid(), *what))) + "\n")
+
+
+def linger(given: argparse.Namespace, plan: dict[str, Any], stage: str) -> None:
+    note(plan, given.work, stage)
+    time.sleep(plan.get("stage_s", 0.0))
+
+
 def train(given: argparse.Namespace, plan: dict[str, Any]) -> None:
     checkpoint = given.work / "done.json"
     done = json.loads(checkpoint.read_text()) if checkpoint.is_file() else 0
     for epoch in range(1, done + 1):
         say(type="epoch", row=row(epoch))
     for epoch in range(done + 1, given.epochs + 1):
+        note(plan, given.work, "epoch", epoch)
         run_epoch(epoch, given, plan)
-        checkpoint.write_text(json.dumps(epoch))
+        draft = checkpoint.with_suffix(".tmp")
+        draft.write_text(json.dumps(epoch))
+        draft.replace(checkpoint)
+        note(plan, given.work, "done", epoch)
         stop = plan.get("stop_at") == epoch
         say(type="epoch", row=row(epoch), stopped_early=stop)
         if stop:
@@ -54,6 +74,13 @@ def run_epoch(epoch: int, given: argparse.Namespace, plan: dict[str, Any]) -> No
         time.sleep(plan.get("epoch_s", 0.1) / STEPS)
         at = {"epoch": epoch, "epochs": given.epochs, "step": step, "steps": STEPS, "eta_s": None}
         say(type="progress", progress=at)
+    if plan.get("kill_worker_at") == epoch:
+        time.sleep(1)  # what was told before is recorded by now
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(5)
+    if given.batch_size > plan.get("memory_for", given.batch_size):
+        say(type="error", message="the training ran out of memory", code="out_of_memory")
+        sys.exit(1)
     if plan.get("error_at") == epoch:
         say(type="error", message="the loss is no longer a number")
         sys.exit(1)
@@ -68,6 +95,8 @@ def run_epoch(epoch: int, given: argparse.Namespace, plan: dict[str, Any]) -> No
 
 
 def write_candidate(given: argparse.Namespace, plan: dict[str, Any]) -> Path:
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))  # a worker that may write small files only hands that on
     folder = given.work / "candidate"
     folder.mkdir(exist_ok=True)
     with (folder / "model.onnx").open("wb") as stream:
@@ -96,9 +125,10 @@ def write_candidate(given: argparse.Namespace, plan: dict[str, Any]) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("task")
-    for name in ("--network", "--batch-size", "--learning-rate", "--seed"):
+    for name in ("--network", "--learning-rate", "--seed"):
         parser.add_argument(name, required=True)
-    parser.add_argument("--epochs", type=int, required=True)
+    for name in ("--epochs", "--batch-size"):
+        parser.add_argument(name, type=int, required=True)
     parser.add_argument("--work", type=Path, required=True)
     for name in ("--events", "--stage-only", "--resume"):
         parser.add_argument(name, action="store_true", required=True)
@@ -106,11 +136,16 @@ def main() -> None:
     plan = json.loads(Path(os.environ["CHILD_PLAN"]).read_text()) if "CHILD_PLAN" in os.environ else {}
     die_with_parent(os.getppid())
     say(type="log", message=f"process {os.getpid()}")
+    linger(given, plan, "data")
     say(type="stage", stage="data")
     train(given, plan)
-    for stage in ("fit", "export", "parity", "evaluate"):
+    say(type="stage", stage="fit")
+    linger(given, plan, "export")
+    for stage in ("export", "parity", "evaluate"):
         say(type="stage", stage=stage)
-    say(type="stage", stage="candidate", path=str(write_candidate(given, plan)))
+    folder = write_candidate(given, plan)
+    note(plan, given.work, "candidate")
+    say(type="stage", stage="candidate", path=str(folder))
 
 
 if __name__ == "__main__":
