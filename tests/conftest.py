@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import Postgres
 from tests.server import Server
 
 # Before torch is loaded: its waiting threads must not spin while tests share the cores with real services.
@@ -24,4 +25,11 @@ def data_dir() -> Path:
 def service(tmp_path_factory):
     """One service on the shipped models, without a trainer, for all tests that leave its state alone."""
     with Server(tmp_path_factory.mktemp("service")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server for all tests that ask for one; each takes a database of its own."""
+    with Postgres() as server:
         yield server

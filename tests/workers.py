@@ -63,7 +63,13 @@ class WorkerProcess:
             )
 
     def __enter__(self) -> Self:
+        wait_until(lambda: "takes jobs" in self.log.read_text() or self.process.poll() is not None, 30)
+        return self
+
+    def ready(self) -> Self:
+        """Wait until it takes jobs, whatever other workers of the folder have said before."""
         wait_until(lambda: "takes jobs" in self.said or self.process.poll() is not None, 30)
+        assert self.process.poll() is None, self.said
         return self
 
     @property

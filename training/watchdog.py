@@ -141,7 +141,7 @@ class Watchdog:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self.look()
+                self.look(time.monotonic())
                 self._trouble = False
             except Exception as exc:  # a watchdog that died would not be missed until it is needed
                 if not self._trouble:
@@ -149,14 +149,14 @@ class Watchdog:
                 self._trouble = True
             self._stop.wait(self._beat_s)
 
-    def look(self) -> None:
-        """Count once, look at the others once."""
+    def look(self, at: float) -> None:
+        """Count once, look at the others once; `at` is a steady clock's time."""
         self._heartbeats.beat(self._name)
         counts = self._heartbeats.counts()
         holders = set(self._jobs.holders())
         everyone = dict.fromkeys(holders, _NEVER) | counts
         everyone.pop(self._name, None)
-        for name in self._silence.look(everyone, time.monotonic()):
+        for name in self._silence.look(everyone, at):
             if name in holders:
                 for job_id in self._jobs.take_from(name):
                     log.warning("worker %s is silent: job %s goes on elsewhere", name, job_id)
