@@ -176,7 +176,7 @@ def _refuse(path: str, sentence: str) -> None:
     async def refuse() -> NoReturn:
         raise NotOffered(sentence)
 
-    router.add_api_route(path, refuse, methods=["GET", "POST"], include_in_schema=False)
+    router.add_api_route(path, refuse, methods=["GET", "POST"], include_in_schema=False, response_model=None)
 
 
 for _path, _sentence in _NOT_OFFERED.items():
