@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 
 import pytest
@@ -12,6 +13,7 @@ from models.store import (
     Store,
     StoreError,
     VersionDamagedError,
+    VersionGoneError,
     VersionInUseError,
     VersionNotFoundError,
 )
@@ -156,6 +158,85 @@ def test_seeding_copies_whole_models_once(store, tmp_path):
     shutil.rmtree(store.root / "digit-mlp")
     assert store.seed(shipped) == ["digit-mlp"]
     assert store.live("digit-cnn") == 2
+
+
+def test_a_job_has_one_version_however_often_it_publishes(store):
+    """The same job id finds its version, another one makes the next; a deleted one is not made again."""
+    ids = ["one", "two", "one", "two", "one"]
+    staged = [store.stage() for _ in ids]
+    for folder in staged:
+        (folder / "model.onnx").write_bytes(b"graph")
+    made = [store.publish(folder, draft(), once=job) for folder, job in zip(staged, ids, strict=True)]
+    assert [each.version for each in made] == [1, 2, 1, 2, 1]
+    assert made[0].provenance.job_id == "one"
+    assert not list((store.root / ".staging").iterdir())
+    store.delete("digit-cnn", 1)
+    folder = store.stage()
+    (folder / "model.onnx").write_bytes(b"graph")
+    with pytest.raises(VersionGoneError, match="job one published was deleted since"):
+        store.publish(folder, draft(), once="one")
+    assert store.published_by("digit-cnn", "two").version == 2
+    assert store.published_by("digit-cnn", "three") is None
+
+
+def test_what_was_rolled_back_from_comes_back_only_by_an_order_of_its_own(store):
+    """A job that is repeated after somebody rolled its version back does not put it live again."""
+    for _ in range(2):
+        store.promote("digit-cnn", publish(store), unless_before=True)
+    store.rollback("digit-cnn")
+    store.promote("digit-cnn", 2, unless_before=True)
+    assert store.live("digit-cnn") == 1
+    store.promote("digit-cnn", 2)
+    assert store.live_history("digit-cnn") == [2, 1]
+
+
+def test_nothing_depends_on_the_clock(store, monkeypatch):
+    """Files from the future and from 1970 and a clock that must not be asked: every change works, in order."""
+
+    def asked(*_):
+        raise AssertionError("the clock was asked")
+
+    drafts = [draft() for _ in range(3)]
+    monkeypatch.setattr("time.time", asked)
+    monkeypatch.setattr("time.time_ns", asked)
+    for number, each in enumerate(drafts):
+        staged = store.stage()
+        (staged / "model.onnx").write_bytes(b"graph")
+        store.promote("digit-cnn", store.publish(staged, each).version)
+        for path in store.root.rglob("*"):
+            os.utime(path, (4e9 if number % 2 else 0, 4e9 if number % 2 else 0))
+    assert store.live_history("digit-cnn") == [3, 2, 1]
+    assert store.rollback("digit-cnn") == 2
+    assert store.prune("digit-cnn", keep=0) == [3]
+    assert store.sweep() == []
+    assert store.versions("digit-cnn") == [1, 2]
+
+
+def test_keeping_none_leaves_the_live_one_and_the_way_back(store):
+    """`keep=0` is a number like others, and an unknown model an error."""
+    for _ in range(4):
+        store.promote("digit-cnn", publish(store))
+    assert store.prune("digit-cnn", keep=0) == [1, 2]
+    with pytest.raises(VersionNotFoundError, match="no model chess"):
+        store.prune("chess")
+
+
+def test_a_version_deleted_while_it_is_read_is_not_called_damaged(store, monkeypatch):
+    """Between two files of a version the whole of it went: not found, as for every reader after."""
+    publish(store)
+    monkeypatch.setattr("models.reading.file_entry", lambda path: store.delete("digit-cnn", 1) or path.stat())
+    with pytest.raises(VersionNotFoundError, match="no version 1"):
+        store.verify("digit-cnn", 1)
+
+
+def test_a_store_that_lacks_nothing_is_seeded_without_a_write(store, tmp_path, monkeypatch):
+    """A replica on a read-only volume starts: there is nothing to copy and nothing is written."""
+    shipped = Store(tmp_path / "zoo")
+    shipped.promote("digit-cnn", publish(shipped))
+    store.seed(shipped)
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    assert store.seed(shipped) == []
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
 
 
 def _publish_some(root, count):

@@ -99,7 +99,7 @@ def _no_waiting_for_the_disk(monkeypatch):
 def _bench(tmp_path_factory):
     """Makes a store as it is before a change, and does the change in a process of its own on a bad disk."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.models.test_store_faults"])
+    context.set_forkserver_preload(["tests.models.test_store_together"])
     base = tmp_path_factory.mktemp("faults")
     shipped = Store(base / "shipped")
     for _ in range(2):
