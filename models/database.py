@@ -37,8 +37,8 @@ def address(url: str) -> str:
             f"{shown(url)} is no job database: give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
         )
     known = parse_qs(urlsplit(url).query)
-    added = "&".join(f"{name}={value}" for name, value in _PATIENCE.items() if name not in known)
-    return f"postgresql://{rest}{'&' if known else '?'}{added}"
+    added = [f"{name}={value}" for name, value in _PATIENCE.items() if name not in known]
+    return f"postgresql://{rest}" + ("&" if known else "?") * bool(added) + "&".join(added)
 
 
 def shown(url: str) -> str:

@@ -42,9 +42,19 @@ def state(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def busy(state):
+def url():
+    """The job database: the file in the state folder. Elsewhere the same tests run on a server."""
+
+
+@pytest.fixture(scope="module")
+def idle_url():
+    """The job database that no worker serves."""
+
+
+@pytest.fixture(scope="module")
+def busy(state, url):
     """A client of a service whose jobs are run by a worker."""
-    with serving(state, max_queued_jobs=100) as client, WorkerProcess(state):
+    with serving(state, max_queued_jobs=100, database_url=url) as client, WorkerProcess(state, url=url):
         yield client
 
 
@@ -55,9 +65,9 @@ def client(busy, state):
 
 
 @pytest.fixture(scope="module")
-def idle(tmp_path_factory):
+def idle(tmp_path_factory, idle_url):
     """A client of a service that no worker serves: its jobs wait."""
-    with serving(tmp_path_factory.mktemp("idle"), max_queued_jobs=1000) as client:
+    with serving(tmp_path_factory.mktemp("idle"), max_queued_jobs=1000, database_url=idle_url) as client:
         yield client
 
 

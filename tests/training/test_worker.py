@@ -32,14 +32,19 @@ def desk(worker, state):
 
 
 @pytest.fixture
-def own(tmp_path):
+def own_url():
+    """The job database of such a test: the file in its state folder. Elsewhere the same tests run on a server."""
+
+
+@pytest.fixture
+def own(tmp_path, own_url):
     """A state folder for tests that end their worker, and the desk, opened when the worker has made the database."""
     desks = []
 
     def start(*arguments: str):
-        running = WorkerProcess(tmp_path, *arguments).__enter__()
+        running = WorkerProcess(tmp_path, *arguments, url=own_url).__enter__()
         if not desks:
-            desks.append(Desk(tmp_path))
+            desks.append(Desk(tmp_path, own_url))
         return running, desks[0]
 
     workers = []
