@@ -18,7 +18,9 @@ def unpack(body: bytes, encoding: bytes, limit: int) -> bytes:
     """
     if encoding.strip().lower() not in {b"gzip", b"x-gzip", b"deflate"}:
         shown = encoding[:40].decode("latin-1")
-        raise UnsupportedMediaType(f"Content-Encoding {shown!r} is not taken here; send gzip, deflate or none.")
+        refused = UnsupportedMediaType(f"Content-Encoding {shown!r} is not taken here; send gzip, deflate or none.")
+        refused.headers = ((b"accept-encoding", b"gzip, deflate"),)
+        raise refused
     engine = zlib.decompressobj(_GZIP_OR_ZLIB)
     try:
         found = engine.decompress(body, limit + 1)

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -68,6 +69,15 @@ def alone(pictures: np.ndarray, seconds: float) -> dict:
     return {"way": "session.run alone", "connections": 1, **best, "p99_ms": 0.0, "errors": 0}
 
 
+def together(processes: int, seconds: float) -> dict:
+    """The same in so many processes at once: they share the cores' caches as the workers do."""
+    command = [sys.executable, "-m", "tests.bench.oip", "--alone", "--seconds", str(seconds)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    rows = [json.loads(process.communicate()[0]) for process in running]
+    rate, cpu = sum(row["rows_per_s"] for row in rows), statistics.mean(row["cpu_us"] for row in rows)
+    return {**rows[0], "rows_per_s": rate, "cpu_us": cpu}
+
+
 def measure(options: argparse.Namespace, pictures: np.ndarray, work: Path) -> list[dict]:
     settings = {"NEUROSERVE_PORT": "{port}", "NEUROSERVE_TRAINER": "off", "NEUROSERVE_WORKERS": str(options.workers)}
     target = Target("ours", command=[sys.executable, "-m", "service"], environment=settings)
@@ -82,11 +92,11 @@ def measure(options: argparse.Namespace, pictures: np.ndarray, work: Path) -> li
     root = running.url.removesuffix("/predict/digit")
     try:
         for number in range(options.rounds + 1):  # the first warms up
-            round_rows = [alone(pictures, options.seconds)]
+            round_rows = [together(options.workers, options.seconds)]
             for name, (path, rows, folder, kind) in saved.items():
                 running.url = root + path
                 for connections in options.connections if rows == 1 else [4 * options.workers]:
-                    row = load(running, folder, kind, connections, options.seconds if number else 1, work)
+                    row = load(running, folder, kind, connections, round(options.seconds) if number else 1, work)
                     row |= {"way": name, "connections": connections, "rows_per_s": row["per_s"] * rows}
                     row["cpu_us"] /= rows
                     round_rows.append(row)
@@ -110,13 +120,17 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--port", type=int, default=9500)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write every row here")
     options = parser.parse_args()
     pictures = bodies.digits(Path(os.environ.get("DATA_DIR", "var/data")))
+    if options.alone:
+        print(json.dumps(alone(pictures, options.seconds)))
+        return
     with tempfile.TemporaryDirectory() as work:
         rows = measure(options, pictures, Path(work))
     if options.json:
