@@ -95,6 +95,7 @@ class JobRun:
         self._attempt: Attempt | None = None
         self._pausing = False
         self._progressed = self._replaying = False
+        self._tries = 1
         self._crashes = 0
         self._last_progress = 0.0
         self._begun, self._spent_s = time.monotonic(), 0.0
@@ -105,8 +106,8 @@ class JobRun:
         self.snapshot = self.snapshot.model_copy(update={"started_at": datetime.fromisoformat(started)})
         await self.ledger.tell(StatusEvent(at=now(), status=JobStatus.RUNNING))
         await self.ledger.save(self.snapshot)
+        self._tries = await self.ledger.count_try()
         try:
-            await self._count_try()
             await self._until(place("data"))
             await self._epochs()
             for stage in ("export", "parity", "evaluate"):
@@ -151,6 +152,7 @@ class JobRun:
         async def guarded() -> dict[str, Any]:
             self._replaying = False
             try:
+                self._survivable()
                 return {"value": await work()}
             except _GaveUpError as exc:
                 return {"failure": str(exc)}
@@ -166,13 +168,10 @@ class JobRun:
             raise _GaveUpError(answer["failure"])
         return answer["value"]
 
-    async def _count_try(self) -> None:
-        """Give up a job that its workers do not survive; what ends here has taken fewer steps, never other ones."""
-        tries = await self.ledger.count_try()
-        if tries > TRIES:
-            raise _GaveUpError(f"the worker process died {tries - 1} times in a row while it ran this job")
-        if tries > 1:
-            log.warning("job %s: try %s of %s", self.id, tries, TRIES)
+    def _survivable(self) -> None:
+        """Give up a job that its workers do not survive; asked when it comes to what is not recorded yet."""
+        if not self._progressed and self._tries > TRIES:
+            raise _GaveUpError(f"the worker process died {self._tries - 1} times in a row while it ran this job")
 
     async def _park(self) -> None:
         """Wait for the end of this process."""
