@@ -15,8 +15,9 @@ from pydantic.json_schema import models_json_schema
 from service import errors, schemas
 from service.inputs import image
 from service.inputs.fields import MAX_EXPLAINED
-from service.oip import docs
 from service.keys import SCOPES
+from service.oip import docs
+from service.oip.errors import is_open_inference
 from service.security import ANY, needed_scope
 from service.settings import Settings
 from service.wire import problem
@@ -74,8 +75,9 @@ def install(app: FastAPI, settings: Settings, *, closed: bool) -> None:
             document = get_openapi(
                 title=app.title, version=app.version, description=_description(settings), routes=app.routes
             )
-            document.setdefault("components", {}).setdefault("schemas", {}).update(_components() | docs.components())
-            document["paths"] = {**_predict_paths(), **document["paths"], **docs.paths(_HEADERS)}
+            document.setdefault("components", {}).setdefault("schemas", {}).update(_components())
+            document["paths"] = {**_predict_paths(), **document["paths"]}
+            docs.complete(document, _HEADERS)
             if closed:
                 _ask_for_keys(document)
             app.openapi_schema = document
@@ -94,8 +96,8 @@ def _ask_for_keys(document: dict[str, Any]) -> None:
             if scope is not None:
                 operation["security"] = [{"key": []}]
                 operation["description"] = f"{operation.get('description', '')}\n\nNeeds {_KEY_WITH[scope]}.".strip()
-                if not path.startswith("/v2"):  # that protocol has its own form of errors
-                    operation["responses"] |= {str(code): each for code, each in problem_responses(401, 403).items()}
+                told = docs.error_responses if is_open_inference(path) else problem_responses
+                operation["responses"] |= {str(code): each for code, each in told(401, 403).items()}
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -210,6 +212,15 @@ _MODEL_QUERY: list[dict[str, Any]] = [
 ]
 
 
+_CANARY_KEY: dict[str, Any] = {
+    "name": "X-Canary-Key",
+    "in": "header",
+    "required": False,
+    "description": "keeps a client on one side of a canary that splits the requests; default: the request's id",
+    "schema": {"type": "string"},
+}
+
+
 def _operation(
     summary: str,
     description: str,
@@ -232,8 +243,7 @@ def _operation(
         "requestBody": {"required": True, "content": content},
         "responses": {"200": done, **failures},
     }
-    if parameters:
-        operation["parameters"] = parameters
+    operation["parameters"] = [*(parameters or []), _CANARY_KEY]
     return {"post": operation}
 
 

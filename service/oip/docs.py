@@ -11,19 +11,23 @@ from pydantic.json_schema import models_json_schema
 from service.errors import (
     BodyTooLarge,
     Busy,
+    Forbidden,
     InternalError,
     InvalidInput,
     NotFound,
     ServiceError,
+    Unauthorized,
     UnsupportedMediaType,
 )
 from service.oip import schemas
 from service.oip.answer import LENGTH_HEADER, OCTETS
-from service.oip.errors import NotOffered, refusal
+from service.oip.errors import NotOffered, is_open_inference, refusal
 
 _REF = "#/components/schemas/{model}"
 _MEANING = {
     400: "The request is not as the protocol or the model wants it",
+    401: "No bearer key, or one that is not known",
+    403: "The key has not the scope this needs",
     404: "No such model or version",
     413: "The body is over the limit, packed or unpacked",
     415: "A Content-Encoding that is not taken",
@@ -33,6 +37,8 @@ _MEANING = {
 }
 _SHOWN: tuple[ServiceError, ...] = (
     InvalidInput("input 'pixels' takes UINT8, not FP32."),
+    Unauthorized("Send a key: Authorization: Bearer KEY."),
+    Forbidden("This key has not the scope predict."),
     NotFound("There is no model 'digits'; there are: digit-cnn, digit-mlp."),
     BodyTooLarge("The body is larger than the limit of 10485760 bytes when unpacked; send fewer rows."),
     UnsupportedMediaType("Content-Encoding 'br' is not taken here; send gzip, deflate or none."),
@@ -74,16 +80,23 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def components() -> dict[str, Any]:
-    """The schemas that the paths here refer to."""
+def complete(document: dict[str, Any], headers: dict[str, str]) -> None:
+    """Add the infer operations to the OpenAPI; `headers` are those that every prediction's answer has."""
+    document["components"]["schemas"].update(_components())
+    document["paths"].update(_paths(headers))
+    for path, operations in document["paths"].items():
+        for operation in operations.values() if is_open_inference(path) else ():
+            operation["responses"].pop("422", None)  # FastAPI's own: such a request is a 400 here
+
+
+def _components() -> dict[str, Any]:
     classes: list[type[BaseModel]] = [schemas.InferRequest, schemas.InferResponse, schemas.OpenInferenceError]
     _, document = models_json_schema([(each, "validation") for each in classes], ref_template=_REF)
     definitions: dict[str, Any] = document["$defs"]
     return definitions
 
 
-def paths(headers: dict[str, str]) -> dict[str, Any]:
-    """The infer operations; `headers` are those that every prediction's answer has."""
+def _paths(headers: dict[str, str]) -> dict[str, Any]:
     return {
         "/v2/models/{name}/infer": {"post": _infer(headers, "infer", ["name"])},
         "/v2/models/{name}/versions/{version}/infer": {

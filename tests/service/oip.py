@@ -1,6 +1,7 @@
 """Requests of the Open Inference Protocol as bytes, written by the protocol's text."""
 
 import json
+from functools import cache
 
 import numpy as np
 
@@ -11,10 +12,12 @@ NAMES = {"uint8": "UINT8", "int64": "INT64", "float32": "FP32"}
 LENGTH = "Inference-Header-Content-Length"
 
 
+@cache
 def manifest(name):
     return read_manifest(ROOT / "models" / "zoo" / name / str(shipped(name)))
 
 
+@cache
 def golden(name):
     """The inputs of a model's golden sample, and its outputs."""
     found = manifest(name)
