@@ -10,9 +10,10 @@ import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnxruntime import OrtDeviceMemoryType
 
 from models.store import Store
-from service import engine
+from service import binding, engine
 from service.binding import NO_GRAPH, Bindings, run_options
 from service.device import Device
 from service.engine import Engine
@@ -114,7 +115,7 @@ def test_every_bucket_is_made_before_serving_and_never_moves(tmp_path):
     digit_graph(tmp_path / "model.onnx", favourite=3)
     made = engine.load(tmp_path, draft(favourite=3), ON_CPU, bind=True)
     bindings = made._bindings
-    before = {bucket: binding.addresses() for bucket, binding in bindings._made.items()}
+    before = {bucket: each.addresses() for bucket, each in bindings._made.items()}
     assert sorted(before) == [(rows, 0) for rows in (1, 2, 4, 8, 16, 32, 64)]
     assert len({address for addresses in before.values() for address in addresses}) == 14
     assert bindings.bytes() == bindings.most_bytes() == 127 * (28 * 28 + 10 * 4)
@@ -122,7 +123,7 @@ def test_every_bucket_is_made_before_serving_and_never_moves(tmp_path):
         count = 1 + seed * 7 % 64
         parts = [row("image", 0, seed + place) for place in range(count)]
         assert made.run(parts, count, 0)[0].argmax(axis=1).tolist() == [3] * count
-    assert {bucket: binding.addresses() for bucket, binding in bindings._made.items()} == before
+    assert {bucket: each.addresses() for bucket, each in bindings._made.items()} == before
     made.close()
 
 
@@ -173,10 +174,10 @@ def test_a_failed_copy_is_the_runs_error_and_not_an_old_answer(tmp_path):
     digit_graph(tmp_path / "model.onnx", favourite=4)
     made = engine.load(tmp_path, draft(favourite=4), ON_CPU, bind=True)
     parts = [row("image", 0, 1), row("image", 0, 2)]
-    binding = made._bindings._made[2, 0]
-    spec, staged, value = binding._inputs[0]
+    bucket = made._bindings._made[2, 0]
+    spec, staged, value = bucket._inputs[0]
     broken = Broken(value)
-    binding._inputs[0] = (spec, staged, broken)
+    bucket._inputs[0] = (spec, staged, broken)
     made.provider = "CUDAExecutionProvider"
     with pytest.raises(RuntimeError, match="CUDA failure 719"):
         made.run(parts, 2, 0)
@@ -210,7 +211,7 @@ class Copying:
     def copy_outputs_to_cpu(self):
         return self.bound.copy_outputs_to_cpu()
 
-    def run_with_iobinding(self, binding, options):
+    def run_with_iobinding(self, _, options):
         self.real.run_with_iobinding(self.bound, options)
 
 
@@ -224,6 +225,48 @@ def test_an_update_that_the_graph_does_not_see_fails_the_self_test(name):
     made.close()
 
 
+class Place:
+    """A place as a GPU's session names it."""
+
+    def __init__(self, name, vendor, memory=OrtDeviceMemoryType.DEFAULT):
+        self.name, self.device_vendor_id, self.device_mem_type, self.device_id = name, vendor, memory, 0
+
+
+class Placing:
+    """A session that wants its inputs in these places."""
+
+    def __init__(self, real, places):
+        self.real, self.places = real, places
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def get_input_memory_infos(self):
+        return self.places
+
+
+def test_each_tensor_is_made_where_the_session_wants_it(monkeypatch):
+    """On the GPU or on the CPU, also page-locked memory of the CPU's; never where it would have to be copied."""
+    asked = []
+
+    class Recorded:
+        @staticmethod
+        def ortvalue_from_shape_and_type(shape, dtype, kind, index):
+            asked.append((shape, kind, index))
+            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cpu", 0)
+
+    monkeypatch.setattr(binding, "OrtValue", Recorded)
+    made = opened("forecast-lstm", bind=True)
+    places = [Place("Cuda", 0x10DE), Place("CudaPinned", 0x10DE, OrtDeviceMemoryType.HOST_ACCESSIBLE), Place("Cuda", 0)]
+    made._bindings._session = Placing(made._session, places)
+    made.self_test()
+    rows = len(made.manifest.golden.inputs["lengths"])
+    padded = next(size for size in made.manifest.buckets.rows if size >= rows)
+    assert [kind for _, kind, _ in asked] == ["cuda", "cpu", "cuda", "cpu", "cpu", "cpu"]
+    assert [shape[0] for shape, _, _ in asked] == [padded] * 6
+    made.close()
+
+
 class Watched:
     """A session that notes the thread and the graph id of each bound run."""
 
@@ -234,10 +277,10 @@ class Watched:
     def __getattr__(self, name):
         return getattr(self.real, name)
 
-    def run_with_iobinding(self, binding, options):
+    def run_with_iobinding(self, bound, options):
         graph = options.get_run_config_entry("gpu_graph_id") if options else None
         self.runs.append((threading.get_ident(), graph))
-        self.real.run_with_iobinding(binding, options)
+        self.real.run_with_iobinding(bound, options)
 
 
 def test_captured_graphs_have_a_thread_and_a_number_for_each_bucket(tmp_path):

@@ -1,12 +1,18 @@
 """The engine on the shipped models: rows do not see each other, padding changes nothing, the truth about the device."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
 from models.store import Store
 from service import device, engine
-from service.device import CPU, Device, DeviceError
+from service.batch import Part
+from service.batcher import Batcher
+from service.device import CPU, CUDA, Device, DeviceError
 from service.engine import EngineError
+from service.errors import InternalError
+from service.providers import open_session
 from service.settings import ZOO
 from tests.artifacts import digit_graph, draft
 
@@ -128,3 +134,65 @@ def test_the_older_cgroup_quota_is_read_too(tmp_path):
     assert device._quota_v1(tmp_path) == 2.0
     (tmp_path / "cpu.cfs_quota_us").write_text("-1\n")
     assert device._quota_v1(tmp_path) is None
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch):
+    """Loads a flagship as on a GPU: all the engine does there, on a session that is a CPU's but says otherwise."""
+    monkeypatch.setattr(engine, "open_session", lambda path, manifest, _: open_session(path, manifest, ON_CPU))
+    monkeypatch.setattr(engine.Engine, "present_provider", lambda _: CUDA)
+
+    def load(name, **changes):
+        store = Store(ZOO)
+        version = store.live(name)
+        chosen = Device("cuda", try_cuda=True, reason="", **changes)
+        return engine.load(store.folder(name, version), store.verify(name, version), chosen)
+
+    return load
+
+
+@pytest.mark.parametrize("cuda_graphs", ["off", "on"])
+@pytest.mark.parametrize("name", ["digit-cnn", "forecast-lstm"])
+def test_a_gpus_engine_binds_every_bucket_before_it_serves(as_on_gpu, loaded, name, cuda_graphs):
+    """Warm-up makes them all; answers are those of the plain session, inside and outside of the buckets."""
+    model = as_on_gpu(name, cuda_graphs=cuda_graphs)
+    buckets = model.manifest.buckets
+    assert model.provider == CUDA
+    assert len(model._bindings._made) == len(buckets.rows) * len(buckets.lengths or [0])
+    assert not model.quick(1, 48)
+    for length in (48, 400):
+        rows = [row(name, length, seed) for seed in range(3)]
+        for mine, plain in zip(model.run(rows, 3, length), loaded[name].run(rows, 3, length), strict=True):
+            np.testing.assert_allclose(mine, plain, rtol=1e-5, atol=1e-5)
+    assert model.is_sound()
+    model.close()
+
+
+class Dead:
+    """A tensor on a device that is gone."""
+
+    def update_inplace(self, data):
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+
+
+def test_a_device_that_dies_fails_its_batch_and_is_told_apart_from_a_bad_row(as_on_gpu):
+    """Behind a batcher: the copy fails, the golden sample fails too, so the report says that the device is lost."""
+    model = as_on_gpu("digit-cnn")
+    reports = []
+
+    async def ask():
+        batcher = Batcher("digit", max_queue_rows=64, max_batch_rows=64, observe=reports.append)
+        parts = [Part(row("digit-cnn", 0, seed)) for seed in range(3)]
+        good = await asyncio.gather(*batcher.submit(model, parts, timeout_s=10))
+        for bucket in model._bindings._made.values():
+            bucket._inputs = [(spec, staged, Dead()) for spec, staged, _ in bucket._inputs]
+        failed = await asyncio.gather(*batcher.submit(model, parts, timeout_s=10), return_exceptions=True)
+        await batcher.close()
+        return good, failed
+
+    good, failed = asyncio.run(ask())
+    assert {answer.provider for answer in good} == {CUDA}
+    assert [type(each) for each in failed] == [InternalError] * 3
+    assert [report.failed for report in reports] == [False, True]
+    assert [report.sound for report in reports] == [True, False]
+    model.close()

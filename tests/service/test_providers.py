@@ -15,6 +15,7 @@ from service.engine import EngineError
 from service.providers import open_session, provider_list
 from service.settings import ZOO, Settings
 from tests.artifacts import digit_graph, draft
+from tests.server import Server
 
 PACKAGE = Path(onnxruntime.__file__).parent / "capi"
 
@@ -242,3 +243,13 @@ def test_a_model_that_got_the_cpu_in_place_of_cuda_is_noted(monkeypatch, tmp_pat
     chosen.remark("topic-rnn", "runs without CUDA graphs")
     chosen.remark("digit-cnn", None)
     assert chosen.reason == "topic-rnn: runs without CUDA graphs"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("tensorrt", "true", "NEUROSERVE_TENSORRT=true, but"), ("cuda_graphs", "on", "NEUROSERVE_CUDA_GRAPHS=on, but")],
+)
+def test_the_service_does_not_start_without_what_it_was_told_to_use(tmp_path, name, value, said):
+    """The sentence is in the log of the start that failed."""
+    with pytest.raises(AssertionError, match=said), Server(tmp_path, device="cpu", workers=1, **{name: value}):
+        pass
