@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.exchange import Desk, Direct, Exchange, Head
+from service.errors import HeadTooLarge, RequestTimeout, ServiceError
+from service.exchange import Desk, Direct, Exchange, Head, response
 from service.metrics import Metrics
-from service.wire import Header
+from service.wire import PROBLEM, Header, id_of, problem
 
 _MOST_BODY_BYTES = 65_536
 """Larger bodies take long enough to read and decode that the way does not matter."""
 _MOST_HEADS, _MOST_HEAD_BYTES = 1_024, 2_048
+_LARGEST_HEAD_BYTES = 65_536
+"""A head that is longer is refused; nothing else would end it."""
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -36,8 +39,15 @@ class DirectProtocol(HttpToolsProtocol):
     desk: Desk
 
     cycle: Any  # uvicorn's own, or an Exchange
+    waiting_since = 0.0
+    """When this connection was opened, or its present request began to arrive."""
     _data = b""
-    _in_message = False
+    _in_message = _in_head = False
+    _head_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        self.waiting_since = monotonic()
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         if not self._in_message and self._is_free():
@@ -51,12 +61,19 @@ class DirectProtocol(HttpToolsProtocol):
             self._data = data
         super().data_received(data)
         self._data = b""
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _LARGEST_HEAD_BYTES:
+                self._hang_up(HeadTooLarge(f"The request's head is larger than {_LARGEST_HEAD_BYTES} bytes."))
 
     def on_message_begin(self) -> None:
-        self._in_message = True
+        self._in_message = self._in_head = True
+        self._head_bytes = 0
+        self.waiting_since = monotonic()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         head = self._head()
         if head is None:
             super().on_headers_complete()
@@ -82,6 +99,17 @@ class DirectProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if type(exchange) is Exchange and not exchange.response_complete:
             self._count(exchange, 499)
+
+    # ------------------------------------------------------------------ what the doorkeeper calls
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether the next thing to happen is the client's to do: no request has come yet, or not all of it."""
+        return self._in_message or self.cycle is None
+
+    def time_out(self, limit_s: float) -> None:
+        """Hang up on a client that did not send its request in time."""
+        self._hang_up(RequestTimeout(f"The request did not arrive within {limit_s:g} seconds."))
 
     # ------------------------------------------------------------------ what an exchange calls
 
@@ -141,6 +169,21 @@ class DirectProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ inside
 
+    def _hang_up(self, error: ServiceError) -> None:
+        """Say why, unless an answer has begun already, and close the connection."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not getattr(self.cycle, "response_started", False):
+            request_id = id_of(None)
+            body, headers = problem(error, request_id.decode())
+            headers = [*self.default_headers(), *headers, (b"connection", b"close")]
+            self.transport.write(response(error.status, PROBLEM, body, headers, request_id))
+            self.metrics.request("unmatched", error.status, monotonic() - self.waiting_since)
+        if type(self.cycle) is Exchange:
+            self.cycle.response_complete = True
+        self._in_head = False
+        self.transport.close()
+
     def _is_free(self) -> bool:
         """Whether a request that came now could be answered next, at once."""
         return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
@@ -165,6 +208,8 @@ class DirectProtocol(HttpToolsProtocol):
                 content_type = value
             elif name == b"x-request-id" and given_id is None:
                 given_id = value
+            elif name == b"content-encoding":
+                return None
         if not 0 < length <= _MOST_BODY_BYTES:
             return None
         keep = self.parser.should_keep_alive()

@@ -5,11 +5,13 @@ ServiceError
 ├── Unauthorized          401, WWW-Authenticate
 ├── Forbidden             403
 ├── NotFound              404
+├── RequestTimeout        408
 ├── Conflict              409
 ├── BodyTooLarge          413
 ├── UnsupportedMediaType  415
 ├── InvalidInput          422
 ├── Busy                  429, Retry-After
+├── HeadTooLarge          431
 ├── InternalError         500
 ├── Unavailable           503, Retry-After
 └── DeadlinePassed        504
@@ -78,6 +80,12 @@ class NotFound(ServiceError):
     status, title, code = 404, "Not found", "not_found"
 
 
+class RequestTimeout(ServiceError):
+    """The client took too long to send its request."""
+
+    status, title, code = 408, "Request timeout", "request_timeout"
+
+
 class Conflict(ServiceError):
     """The thing exists but is in the wrong state for this request."""
 
@@ -106,6 +114,12 @@ class Busy(ServiceError):
     """A queue is full; the client should come back."""
 
     status, title, code, retry_after_s = 429, "Too many requests", "queue_full", 1
+
+
+class HeadTooLarge(ServiceError):
+    """More header bytes than the limit."""
+
+    status, title, code = 431, "Request header fields too large", "head_too_large"
 
 
 class InternalError(ServiceError):

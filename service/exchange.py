@@ -177,15 +177,22 @@ class Exchange:
 
     def _send(self, status: int, content_type: bytes, body: bytes, headers: list[Header]) -> None:
         self.response_complete = True
-        lines = [STATUS_LINE[status]]
-        for name, value in (*self.line.default_headers(), *headers):
-            lines += (name, b": ", value, b"\r\n")
-        lines.append(
-            b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
-            % (content_type, len(body), self.request_id, b"" if self.keep_alive else b"connection: close\r\n")
-        )
-        lines.append(body)
-        self.line.finish(self, status, b"".join(lines))
+        if not self.keep_alive:
+            headers = [*headers, (b"connection", b"close")]
+        headers = [*self.line.default_headers(), *headers]
+        self.line.finish(self, status, response(status, content_type, body, headers, self.request_id))
+
+
+def response(status: int, content_type: bytes, body: bytes, headers: list[Header], request_id: bytes) -> bytes:
+    """An HTTP/1.1 response as it goes over the wire."""
+    lines = [STATUS_LINE[status]]
+    for name, value in headers:
+        lines += (name, b": ", value, b"\r\n")
+    lines.append(
+        b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (content_type, len(body), request_id)
+    )
+    lines.append(body)
+    return b"".join(lines)
 
 
 class Desk:

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     max_batch_rows: Annotated[int, Field(ge=1, le=1024)] = Field(64, description="rows of one run of a model")
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = Field(0.0, description="time a batch is held for company")
     deadline_ms: Annotated[float, Field(gt=0)] = Field(10_000.0, description="longest time to an answer, else 504")
+    read_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="time a client has to send a request, or its first byte; else 408"
+    )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(10 * 2**20, description="largest request body")
     max_image_pixels: Annotated[int, Field(ge=784)] = Field(25_000_000, description="largest picture, width x height")
     max_text_chars: Annotated[int, Field(ge=1)] = Field(20_000, description="longest text")

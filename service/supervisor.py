@@ -24,6 +24,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from service import banner
+from service.doorkeeper import raise_file_limit
 from service.limits import Shared
 from service.settings import Settings
 from service.workers import trainer_mode, worker_count
@@ -58,6 +59,7 @@ class Supervisor:
         self._callers = Shared(self._wanted)
 
     def run(self) -> int:
+        raise_file_limit()
         listener = _listen(self.settings)
         metrics_dir = tempfile.mkdtemp(prefix="neuroserve-metrics-")
         if self._wanted > 1:

@@ -21,6 +21,7 @@ from service import logs
 from service.acceptor import Acceptor, Counts
 from service.app import create_app
 from service.direct import DirectProtocol
+from service.doorkeeper import Doorkeeper
 from service.exchange import Desk, Head
 from service.limits import Limits, Shared
 from service.settings import Settings
@@ -73,6 +74,7 @@ class _Server(uvicorn.Server):
         self._listener = listener
         self._reports = reports
         self._place = place
+        self._read_timeout_s = config.app.state.settings.read_timeout_s  # type: ignore[union-attr]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.config.app.state.jobs.hang_up()  # type: ignore[union-attr]
@@ -85,6 +87,8 @@ class _Server(uvicorn.Server):
         gc.collect()
         gc.freeze()  # what start-up made stays; collections then look at requests only
         self.servers.append(self._acceptor())
+        keeper = Doorkeeper(self.server_state.connections, self._read_timeout_s)
+        self._keeper = asyncio.create_task(keeper.run(), name="doorkeeper")
         self._reports.send_bytes(json.dumps(_report(self.config)).encode())
 
     def _acceptor(self) -> Any:

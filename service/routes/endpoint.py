@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.answers import explaining_headers
 from service.batch import Answer
-from service.errors import ServiceError
+from service.errors import ServiceError, UnsupportedMediaType
 from service.exchange import Decoded, Request
 from service.explain.prober import Prober
 from service.middleware import answer_with
@@ -20,7 +20,7 @@ from service.passage import Passage, key_of
 from service.registry import Registry
 from service.settings import Settings
 from service.slot import Loaded, Place
-from service.wire import ClientGone, leaver, read_body, send_json
+from service.wire import ClientGone, header, leaver, read_body, send_json
 
 Gone = Callable[[], bool]
 P = ParamSpec("P")
@@ -45,6 +45,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         passage: Passage | None = None
         try:
+            _check_coding(scope)
             body = await read_body(scope, receive, self.settings.max_body_bytes)
             if self.registry.trials:
                 passage = Passage(key_of(scope))
@@ -90,3 +91,11 @@ class Endpoint:
 def _stays() -> bool:
     """For what is done for nobody: it is never left."""
     return False
+
+
+def _check_coding(scope: Scope) -> None:
+    coding = header(scope, b"content-encoding")
+    if coding not in {None, b"identity"}:
+        raise UnsupportedMediaType(
+            "Content-Encoding is not taken here; send the body as it is.", code="content_encoding"
+        )
