@@ -62,6 +62,7 @@ lint() {
   "$WORK/hadolint/bin/hadolint" Dockerfile
   docker-compose -f docker-compose.yml config --quiet
   docker-compose -f docker-compose.yml -f docker-compose.gpu.yml config --quiet
+  NEUROSERVE_POSTGRES_PASSWORD=secret docker-compose -f docker-compose.yml -f docker-compose.postgres.yml config --quiet
 }
 
 # --- building

@@ -101,6 +101,19 @@ def test_the_gpu_file_asks_for_a_gpu_and_nothing_less():
         assert device["capabilities"] == ["gpu"]
 
 
+def test_the_postgres_file_gives_both_services_one_database():
+    """The same address with the password from outside; the database keeps its files and is open to nobody else."""
+    services = yaml.safe_load((ROOT / "docker-compose.postgres.yml").read_text("utf-8"))["services"]
+    addresses = {services[name]["environment"]["NEUROSERVE_DATABASE_URL"] for name in ("api", "trainer")}
+    assert len(addresses) == 1
+    wanted = r"postgresql://neuroserve:\$\{NEUROSERVE_POSTGRES_PASSWORD:\?.+\}@database/jobs"
+    assert re.fullmatch(wanted, addresses.pop())
+    database = services["database"]
+    assert "ports" not in database
+    assert database["cap_drop"] == ["ALL"]
+    assert database["volumes"] == ["database:/var/lib/postgresql/data"]
+
+
 def test_pip_settings_of_the_machine_reach_the_build(tmp_path):
     """Lists of the environment and of files are united, the environment decides single values, folders are mounted."""
     mounts = program("pip_mounts")

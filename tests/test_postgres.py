@@ -18,9 +18,7 @@ from tests.service.test_train import (  # noqa: F401
     submit,
     test_a_job_is_followed_to_its_version,
     test_a_running_job_is_cancelled_within_two_seconds,
-    test_a_running_job_tells_its_progress,
     test_a_waiting_job_is_cancelled_at_once,
-    test_an_unknown_job_is_a_404,
     test_events_come_once_in_order_and_can_be_taken_up_again,
     test_failures_and_refusals_say_why,
     test_the_list_is_newest_first_and_pages_show_each_job_once,
@@ -28,11 +26,8 @@ from tests.service.test_train import (  # noqa: F401
 )
 from tests.training.test_worker import (  # noqa: F401
     own,
-    test_a_job_ends_with_a_version_and_a_whole_story,
     test_a_killed_worker_is_followed_by_one_that_repeats_nothing,
     test_a_stopped_worker_gives_its_job_back,
-    test_an_early_stop_ends_the_epochs,
-    test_cancelling_ends_the_child_within_two_seconds,
 )
 from tests.workers import Desk, WorkerProcess, plan
 
@@ -57,14 +52,6 @@ def idle_url(postgres):
 @pytest.fixture
 def own_url(postgres):
     return postgres.url()
-
-
-@pytest.fixture
-def desk(busy, state, url):  # noqa: F811
-    plan(state)
-    desk = Desk(state, url)
-    yield desk
-    desk.close()
 
 
 # ---------------------------------------------------------------------- a server that goes away

@@ -67,8 +67,10 @@ class WorkerProcess:
         return self
 
     def ready(self) -> Self:
-        """Wait until it takes jobs, whatever other workers of the folder have said before."""
-        wait_until(lambda: "takes jobs" in self.said or self.process.poll() is not None, 30)
+        """Wait until this one takes jobs, whatever other workers of the folder say."""
+        arguments = list(map(str, self.process.args))
+        name = arguments[arguments.index("--executor-id") + 1] if "--executor-id" in arguments else ""
+        wait_until(lambda: f"{name} takes jobs" in self.said or self.process.poll() is not None, 60)
         assert self.process.poll() is None, self.said
         return self
 

@@ -93,17 +93,26 @@ class JobQueue:
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: DBOSClient | None = None
+        self._registered = False
 
     # ------------------------------------------------------------------ for the process
 
-    def prepare(self) -> None:
-        """Make the database and its tables if they are not there. SQLAlchemyError when it cannot be reached."""
+    def start(self) -> None:
+        """Make the database if it is not there, and begin to take jobs, those first that an earlier worker of this
+        name left. SQLAlchemyError or OSError when it cannot be reached: nothing has begun then.
+        """
         prepare_file(self._url)
         logging.getLogger("dbos").setLevel(logging.ERROR)
         DBOS.migrate(self._url)
+        try:
+            self._launch()
+        except BaseException:
+            DBOS.destroy()
+            if self._client is not None:
+                self._client.destroy()
+            raise
 
-    def start(self) -> None:
-        """Begin to take jobs, those first that an earlier worker of this name left."""
+    def _launch(self) -> None:
         DBOS(
             config=DBOSConfig(
                 name=APPLICATION,
@@ -115,14 +124,14 @@ class JobQueue:
                 log_level="WARNING",
             )
         )
+        if not self._registered:
+            self._registered = True
 
-        async def train(spec: dict[str, Any]) -> dict[str, Any]:
-            return await self._train(spec)
+            async def train(spec: dict[str, Any]) -> dict[str, Any]:
+                return await self._train(spec)
 
-        logging.getLogger("dbos").addFilter(_is_news)
-        DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)(train)
-        DBOS.launch()
-        self._agree_on_concurrency()
+            logging.getLogger("dbos").addFilter(_is_news)
+            DBOS.workflow(name=WORKFLOW, max_recovery_attempts=RECOVERIES)(train)
         self._client = DBOSClient(
             system_database_url=self._url,
             serializer=DBOSPortableJSONSerializer(),
@@ -130,6 +139,8 @@ class JobQueue:
             system_database_pool_size=1,
             retry_connection_errors=False,
         )
+        DBOS.launch()
+        self._agree_on_concurrency()
 
     def stop(self) -> None:
         """End the running jobs' children and put the jobs back at the head of the queue, no try used up."""

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from models.database import is_sqlite
 
 SILENT_S = 20.0
-_LONGEST_BEAT_S = 2.0
+LONGEST_BEAT_S = 2.0
 _NEVER = -1  # the count of a worker that has no row
 
 log = logging.getLogger("training.worker")
@@ -31,7 +31,9 @@ class Heartbeats:
         sqlite = is_sqlite(url)
         place = sa.make_url(url) if sqlite else sa.make_url(url).set(drivername="postgresql+psycopg")
         self._schema = None if sqlite else "neuroserve"
-        self._engine = sa.create_engine(place, pool_size=1, max_overflow=0, pool_pre_ping=True)
+        # A worker frozen in the middle of its count must not hold up those who look at it.
+        bounds = {} if sqlite else {"options": "-c lock_timeout=3s -c idle_in_transaction_session_timeout=5s"}
+        self._engine = sa.create_engine(place, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args=bounds)
         name = "neuroserve_workers" if sqlite else "workers"
         self._metadata = sa.MetaData(schema=self._schema)
         self._table = sa.Table(
@@ -122,7 +124,7 @@ class Watchdog:
     def __init__(self, heartbeats: Heartbeats, jobs: Jobs, name: str, silent_s: float = SILENT_S) -> None:
         self._heartbeats, self._jobs, self._name = heartbeats, jobs, name
         self._silence = Silence(silent_s)
-        self._beat_s = min(_LONGEST_BEAT_S, silent_s / 10)
+        self._beat_s = min(LONGEST_BEAT_S, silent_s / 10)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._trouble = False

@@ -78,9 +78,8 @@ def serve(settings: WorkerSettings) -> None:
         signal.signal(number, lambda *_: stop.set())
     _share_threads(settings.concurrency)
     queue = JobQueue(settings.database_url, settings.executor_id, settings.jobs, settings.concurrency)
-    if not _reached(queue, settings.database_url, stop):
+    if not _started(queue, settings.database_url, stop):
         return
-    queue.start()
     watchdog = Watchdog(Heartbeats(settings.database_url), queue, settings.executor_id, settings.silent_s)
     watchdog.start()
     log.info("%s takes jobs from %s", settings.executor_id, shown(settings.database_url))
@@ -93,12 +92,12 @@ def serve(settings: WorkerSettings) -> None:
     watchdog.stop()
 
 
-def _reached(queue: JobQueue, url: str, stop: threading.Event) -> bool:
-    """Wait for the database to be there, and say so now and then; False when it is time to stop first."""
+def _started(queue: JobQueue, url: str, stop: threading.Event) -> bool:
+    """Start, as soon as the database is there, and say now and then that it is not; False when it is time to stop."""
     told = float("-inf")
     while not stop.is_set():
         try:
-            queue.prepare()
+            queue.start()
         except (SQLAlchemyError, OSError) as exc:
             if time.monotonic() - told > _REMIND_S:
                 told = time.monotonic()
