@@ -117,6 +117,30 @@ def test_cuda_without_a_driver_refuses(monkeypatch):
     assert "libcuda" in auto.reason
 
 
+class Driver:
+    """The NVIDIA driver's library, as far as looking for a device goes."""
+
+    def __init__(self, started, devices):
+        self.started, self.devices = started, devices
+
+    def cuInit(self, flags):  # noqa: N802
+        return self.started
+
+    def cuDeviceGetCount(self, count):  # noqa: N802
+        count._obj.value = self.devices
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("driver", "present"),
+    [(None, False), (Driver(100, 0), False), (Driver(0, 0), False), (Driver(0, 1), True)],
+)
+def test_a_driver_counts_with_a_device_only(monkeypatch, driver, present):
+    """A library without a card, as in an image that was built for GPUs, is no GPU."""
+    monkeypatch.setattr(device, "driver", lambda: driver)
+    assert device.driver_present() is present
+
+
 @pytest.mark.parametrize(
     ("content", "quota"),
     [("150000 100000\n", 1.5), ("max 100000\n", None), ("nonsense", None)],
