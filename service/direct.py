@@ -5,7 +5,7 @@ their model's queue, and the batch that answers them writes the responses. All o
 bodies, pipelined requests - take uvicorn's own way through the application. A client sees no difference.
 
 A client's next request mostly has the very head of one before. Such a head is not parsed again, byte for byte the same
-as it is: what the parser made of it is kept.
+as it is: what the parser made of it is kept, until the keys change that some of them show.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from service.errors import HeadTooLarge, RequestTimeout, ServiceError
 from service.exchange import Desk, Direct, Exchange, Head, response
 from service.metrics import Metrics
+from service.security import Guard
 from service.wire import PROBLEM, Header, id_of, problem
 
 _MOST_BODY_BYTES = 65_536
@@ -35,6 +36,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     table: Mapping[bytes, Direct] = {}
     heads: dict[bytes, Head]
+    guard: Guard
     metrics: Metrics
     desk: Desk
 
@@ -198,6 +200,7 @@ class DirectProtocol(HttpToolsProtocol):
             or self.parser.should_upgrade()
             or self.parser.get_http_version() != "1.1"
             or not self._is_free()
+            or not self.guard.lets_in("POST", self.url.decode("latin-1"), self.headers)
         ):
             return None
         length, content_type, given_id = 0, None, None

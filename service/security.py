@@ -89,6 +89,14 @@ class Guard:
             raise Forbidden(f"The key {key.name!r} lacks the scope {scope!r} that this needs.", code="scope_missing")
         return key
 
+    def lets_in(self, method: str, path: str, headers: Iterable[Header]) -> bool:
+        """Whether `check` has nothing against a request."""
+        try:
+            self.check(method, path, headers)
+        except (Unauthorized, Forbidden):
+            return False
+        return True
+
     def refresh(self) -> bool:
         """Read the key file again if it has changed; a file that cannot be used changes nothing and is told once."""
         if self._file is None:

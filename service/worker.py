@@ -101,7 +101,8 @@ class _Server(uvicorn.Server):
         app: Any = self.config.app
 
         class protocol(DirectProtocol):  # noqa: N801
-            table = {} if app.state.guard.closed else app.direct  # the short way asks nobody for a key
+            table = {} if app.envelope.limits.any else app.direct  # the short way counts nobody's requests
+            guard = app.state.guard
             metrics = app.state.metrics
             desk = Desk()
             heads: dict[bytes, Head] = {}  # noqa: RUF012 (of this process)
@@ -110,6 +111,7 @@ class _Server(uvicorn.Server):
                 acceptor.gone()
                 super().connection_lost(exc)
 
+        app.state.guard.on_change(protocol.heads.clear)
         return acceptor
 
 
