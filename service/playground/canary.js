@@ -1,7 +1,7 @@
 // Canaries: which model has one, and the fields that start one.
 import { call } from "./api.js";
 import { el } from "./dom.js";
-import { number } from "./words.js";
+import { number, percent } from "./words.js";
 
 export class CanaryBook {
   #running = new Map();
@@ -16,21 +16,25 @@ export class CanaryBook {
     return this.#running.get(name) ?? null;
   }
 
-  chip(name) {
-    const order = this.running(name);
-    if (!order) return null;
-    const text = order.mode === "shadow" ? "version {version} runs in the shadow of {p} %" : "version {version} answers {p} %";
-    return el("span", { class: "chip running", t: [text, { version: order.version, p: () => number(order.percent) }] });
+  /** How the running canary does, in a few words. */
+  shown(name) {
+    const { mode, percent: share, figures, verdict } = this.running(name);
+    const text = mode === "shadow" ? "in the shadow of {p} %" : "answers {p} %";
+    const chip = el("span", { class: "chip running", t: [text, { p: () => number(share) }] });
+    const values = { rows: () => number(figures.candidate.rows), agree: () => percent(figures.agreement ?? 0) };
+    const told = figures.agreement === null ? "{rows} rows so far" : "{rows} rows so far, {agree} agree";
+    const note = el("span", { class: "small soft", t: [told, values], title: verdict?.reason });
+    return el("span", { class: "trial" }, chip, note);
   }
 }
 
 /** The fields of the question, and what they say. */
 export function canaryFields() {
-  const percent = el("input", { type: "number", min: "1", max: "100", step: "1", value: "10", required: true });
+  const share = el("input", { type: "number", min: "1", max: "100", step: "1", value: "10", required: true });
   const mode = el("select", {}, el("option", { value: "split", t: "split: they get its answer" }), el("option", { value: "shadow", t: "shadow: its answer is only compared" }));
   const nodes = [
-    el("label", { class: "field" }, el("span", { t: "Percent of the requests" }), percent),
+    el("label", { class: "field" }, el("span", { t: "Percent of the requests" }), share),
     el("label", { class: "field" }, el("span", { t: "Mode" }), mode),
   ];
-  return { nodes, values: () => ({ percent: Number(percent.value), mode: mode.value }) };
+  return { nodes, values: () => ({ percent: Number(share.value), mode: mode.value }) };
 }

@@ -39,7 +39,7 @@ class Answer {
     plain(this.digit, "–");
     translate(this.sure, "nothing drawn yet");
     this.bars.show(NAMES.map((name) => [name, null]));
-    for (const sheet of [this.saw, this.map]) sheet.getContext("2d").clearRect(0, 0, 28, 28);
+    for (const sheet of [this.saw, this.map]) pen(sheet).clearRect(0, 0, 28, 28);
   }
 
   /** The request for a picture {blob, name}. */
@@ -69,8 +69,8 @@ class Answer {
   async #reasons({ saliency, input }) {
     const bytes = Uint8Array.from(atob(input), (char) => char.charCodeAt(0));
     const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
-    this.saw.getContext("2d").drawImage(bitmap, 0, 0, 28, 28);
-    const context = this.map.getContext("2d");
+    pen(this.saw).drawImage(bitmap, 0, 0, 28, 28);
+    const context = pen(this.map);
     context.drawImage(bitmap, 0, 0, 28, 28);
     const sheet = context.getImageData(0, 0, 28, 28);
     heat(sheet.data, saliency.flat());
@@ -87,6 +87,8 @@ function heat(pixels, weights) {
     });
   });
 }
+
+const pen = (sheet) => sheet.getContext("2d", { willReadFrequently: true });
 
 function canvas28(word) {
   return el("canvas", { width: 28, height: 28, role: "img", tLabel: word });

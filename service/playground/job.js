@@ -2,7 +2,7 @@
 import { Chart, legend } from "./chart.js";
 import { button, el } from "./dom.js";
 import { follow } from "./sse.js";
-import { duration, number, onLanguage, plain, short, t, translate } from "./words.js";
+import { clock, duration, number, onLanguage, plain, short, t, translate } from "./words.js";
 
 export const STATES = {
   queued: "waiting",
@@ -79,25 +79,33 @@ export class JobView {
 
   #told(type, data) {
     const { job } = this;
-    if (type === "status") job.status = data.status;
-    else if (type === "progress") job.progress = data.progress;
+    if (type === "status") {
+      job.status = data.status;
+      this.#note(data.at, STATES[data.status]);
+    } else if (type === "progress") job.progress = data.progress;
     else if (type === "epoch") this.#epoch(data);
-    else if (type === "log") this.#line(data);
+    else if (type === "log") this.#line(data.at, data.level, el("span", { lang: "en" }, data.message));
     else if (type === "done") {
       Object.assign(job, { status: data.status, result: data.result, error: data.error, finished_at: data.at });
+      this.#note(data.at, STATES[data.status]);
       this.ended(job);
     }
   }
 
   /** A job that went on from a checkpoint tells an epoch again. */
-  #epoch({ row, stopped_early: early }) {
+  #epoch({ at, row, stopped_early: early }) {
     this.job.history = [...this.job.history.filter(({ epoch }) => epoch < row.epoch), row];
-    if (early) this.job.stoppedEarly = true;
+    const values = { n: row.epoch, loss: () => short(row.val_loss), name: this.metric(this.job.spec.task).name, metric: () => short(row.val_metric) };
+    this.#note(at, "epoch {n}: validation loss {loss}, {name} {metric}", values);
+    if (early) this.#note(at, "It stopped early: more epochs did not help.");
   }
 
-  #line({ at, level, message }) {
-    const item = el("li", { class: level }, el("time", {}, at.slice(11, 19)), el("span", { lang: "en" }, message));
-    this.log.append(item);
+  #note(at, text, values = {}) {
+    this.#line(at, "info", el("span", { t: [text, values] }));
+  }
+
+  #line(at, level, said) {
+    this.log.append(el("li", { class: level }, el("time", { datetime: at }, clock(at)), said));
     while (this.log.children.length > LOG_LINES) this.log.firstChild.remove();
     this.log.scrollTop = this.log.scrollHeight;
   }

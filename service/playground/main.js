@@ -123,6 +123,7 @@ async function start() {
   look();
   await refresh().catch(() => {});
   document.documentElement.dataset.ready = "";
+  performance.mark("ready");
 }
 
 start();

@@ -7,9 +7,9 @@ import { confirmed } from "./confirm.js";
 import { Curl } from "./curl.js";
 import { byId, button, el } from "./dom.js";
 import { Notice } from "./notice.js";
-import { bytes, moment, number, percent, t } from "./words.js";
+import { bytes, moment, number, percent } from "./words.js";
 
-const HEADS = ["Version", "State", "On the test split", "Size", "Made", "Actions"];
+const HEADS = ["Model", "Version", "State", "On the test split", "Runs on", "Size", "Made", "Actions"];
 
 class Models {
   constructor() {
@@ -38,47 +38,63 @@ class Models {
     compare(byId("models-compare"), all());
   }
 
+  /** A model's rows, the newest version first; its name stands beside all of them. */
   group(model) {
+    const versions = [...model.versions].reverse();
     const name = el("strong", { class: "name" }, model.name);
-    const chips = [model.default ? el("span", { class: "chip", t: "default" }) : null, el("span", { class: "chip plain" }, model.provider ?? t("not loaded"))];
-    const back = model.previous === null ? null : this.action(model, "rollback", null, "Roll back", "undo", () => this.rollback(model));
-    const heading = el("th", { colspan: HEADS.length, scope: "rowgroup", role: "rowheader" }, el("div", { class: "group" }, name, ...chips, this.canaries.chip(model.name), el("span", { class: "push" }, back, this.endButton(model))));
-    const problem = model.problem ? el("tr", { role: "row" }, el("td", { colspan: HEADS.length, role: "cell", class: "bad", lang: "en" }, model.problem)) : null;
-    const rows = [...model.versions].reverse().map((version) => this.row(model, version));
-    return el("tbody", { role: "rowgroup", "data-model": model.name }, el("tr", { role: "row", class: "model" }, heading), problem, ...rows);
+    const chip = model.default ? el("span", { class: "chip", t: "default" }) : null;
+    const problem = model.problem ? el("p", { class: "small bad", lang: "en" }, model.problem) : null;
+    const heading = el("th", { rowspan: versions.length, scope: "rowgroup", role: "rowheader" }, el("div", { class: "group" }, name, chip), problem);
+    const rows = versions.map((version, index) => this.row(model, version, index ? null : heading));
+    return el("tbody", { role: "rowgroup", "data-model": model.name }, ...rows);
   }
 
-  endButton(model) {
-    if (!this.canaries.running(model.name)) return null;
-    return this.action(model, "end", null, "End the canary", "stop", () => this.endCanary(model));
-  }
-
-  row(model, version) {
+  row(model, version, heading) {
     const cells = [
       ["Version", el("b", {}, String(version.version))],
-      ["State", stateOf(model, version)],
+      ["State", this.state(model, version)],
       ["On the test split", el("span", {}, scoreOf(version))],
+      ["Runs on", runsOn(model, version)],
       ["Size", el("span", {}, bytes(version.bytes))],
       ["Made", el("span", { t: ["{when}", { when: () => (version.created_at ? moment(version.created_at) : "") }] })],
       ["Actions", el("span", { class: "row" }, ...this.actions(model, version))],
     ];
-    return el("tr", { role: "row", class: version.live ? "live" : "", "data-version": version.version },
-      ...cells.map(([word, node]) => el("td", { role: "cell" }, el("span", { class: "cell-head", "aria-hidden": "true", t: word }), node)));
+    const tds = cells.map(([word, node]) => el("td", { role: "cell" }, el("span", { class: "cell-head", "aria-hidden": "true", t: word }), node));
+    return el("tr", { role: "row", class: version.live ? "live" : "", "data-version": version.version }, heading, ...tds);
+  }
+
+  state(model, version) {
+    const { version: n } = version;
+    if (version.problem) return el("span", { class: "chip failed", title: version.problem, t: "cannot be served" });
+    if (version.live) return el("span", { class: "chip succeeded", t: "live" });
+    if (this.canaries.running(model.name)?.version === n) return this.canaries.shown(model.name);
+    return el("span", { class: "chip plain", t: n === model.previous ? "live before" : "in the store" });
   }
 
   actions(model, version) {
     const { version: n } = version;
-    const report = el("a", { class: "button small", href: `models/${encodeURIComponent(model.name)}/versions/${n}/report`, "data-report": "", target: "_blank", rel: "noopener", t: "Report" });
-    if (version.live) return [report];
-    const promote = this.action(model, "promote", n, "Promote", "up", () => this.promote(model, n));
-    const canary = this.canaries.running(model.name) ? null : this.action(model, "canary", n, "Canary", "split", () => this.canary(model, n));
-    return [promote, canary, report].filter(Boolean);
+    const trial = this.canaries.running(model.name);
+    const report = el("a", { class: "button small", href: `models/${encodeURIComponent(model.name)}/versions/${n}/report`, "data-report": "", target: "_blank", rel: "noopener" },
+      el("span", { t: "Report" }), named(model, n));
+    const able = {
+      rollback: version.live && model.previous !== null,
+      promote: !version.live && !version.problem,
+      canary: !version.live && !version.problem && !trial,
+      end: trial?.version === n,
+    };
+    const made = {
+      rollback: () => this.action(model, "rollback", n, "Roll back", "undo", () => this.rollback(model)),
+      promote: () => this.action(model, "promote", n, "Promote", "up", () => this.promote(model, n)),
+      canary: () => this.action(model, "canary", n, "Canary", "split", () => this.canary(model, n)),
+      end: () => this.action(model, "end", n, "End the canary", "stop", () => this.endCanary(model)),
+    };
+    return [...Object.keys(made).filter((kind) => able[kind]).map((kind) => made[kind]()), report];
   }
 
   /** A button with a name of its own for screen readers, which hear it without its row. */
   action(model, kind, version, word, icon, onclick) {
-    const node = button(word, { icon, kind: "small", onclick, "data-action": `${kind} ${model.name} ${version ?? ""}`.trim() });
-    node.append(el("span", { class: "visually-hidden" }, ` ${model.name} ${version ?? ""}`));
+    const node = button(word, { icon, kind: "small", onclick, "data-action": `${kind} ${model.name} ${version}` });
+    node.append(named(model, version));
     return node;
   }
 
@@ -151,11 +167,12 @@ class Models {
   }
 }
 
-function stateOf(model, version) {
-  if (version.problem) return el("span", { class: "chip failed", title: version.problem, t: "cannot be served" });
-  if (version.live) return el("span", { class: "chip succeeded", t: "live" });
-  if (version.version === model.previous) return el("span", { class: "chip", t: "before it" });
-  return el("span", { class: "chip plain", t: "in the store" });
+const named = (model, version) => el("span", { class: "visually-hidden" }, ` ${model.name} ${version}`);
+
+/** The provider of the version that answers; the others are not loaded. */
+function runsOn(model, version) {
+  const provider = model.serving === version.version ? model.provider : null;
+  return el("span", { class: "soft" }, provider ? provider.replace("ExecutionProvider", "") : "–");
 }
 
 function scoreOf({ metrics }) {

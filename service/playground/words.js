@@ -13,11 +13,16 @@ export const onLanguage = (call) => listeners.add(call);
 
 /** The text in the page's language; `{name}` is replaced by `values.name`, a function of which is called. */
 export function t(text, values = {}) {
-  const pattern = (language === "zh" && chinese[text]) || text;
+  const pattern = language === "zh" ? (chinese[text] ?? missing(text)) : text;
   return pattern.replace(/\{(\w+)\}/g, (whole, name) => {
     const value = values[name];
     return typeof value === "function" ? value() : (value ?? whole);
   });
+}
+
+function missing(text) {
+  console.warn(`zh.js lacks: ${text}`);
+  return text;
 }
 
 /** Set an element's text, or one of its attributes, now and at each switch. */
@@ -81,6 +86,9 @@ export function moment(text) {
   const options = { dateStyle: "medium", timeStyle: "short" };
   return new Intl.DateTimeFormat(language === "zh" ? "zh-Hans" : "en", options).format(new Date(text));
 }
+
+/** The same to the second, without the day. */
+export const clock = (text) => new Date(text).toTimeString().slice(0, 8);
 
 /** Seconds as people say them. */
 export function duration(seconds) {

@@ -16,7 +16,7 @@ HOURS = 15 * 24
 
 
 def make():
-    """Two weeks and a day of hourly rows: three loads with a daily and a weekly rhythm, and an oil that follows them."""
+    """Two weeks and a day of hourly rows: three loads with daily and weekly rhythms, and an oil that follows them."""
     chance = random.Random(7)
     rows, oil, weather = [HEAD], 15.0, 0.0
     for hour in range(HOURS):
