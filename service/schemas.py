@@ -246,6 +246,6 @@ class Readiness(Schema):
 
     status: Literal["ready", "not_ready"]
     device: str = Field(description="the asked-for device mode")
-    device_note: str | None = Field(description="why the GPU is not used, where it is not")
+    device_note: str | None = Field(description="why the GPU is not used, or what a model does without on it")
     trainer: str
     models: dict[str, ModelReadiness]
