@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import time
 import uuid
@@ -121,13 +122,13 @@ def locked(path: Path, wait_s: float) -> Iterator[None]:
 
 
 def reason(exc: OSError) -> str:
-    """What the system said, in one phrase; a copy of many files tells of the first that failed."""
-    if isinstance(exc, shutil.Error) and exc.args and exc.args[0]:
-        _, _, said = exc.args[0][0]
-        return str(said).partition("] ")[2].partition(": '")[0] or str(said)
-    said = exc.strerror or str(exc)
-    if exc.errno == errno.ENOSPC:
+    """What the system said, and what to do about it; a copy of many files tells of the first that failed."""
+    number, said = exc.errno, exc.strerror or str(exc)
+    if isinstance(exc, shutil.Error) and (told := re.search(r"\[Errno (\d+)\]", str(exc))):
+        number = int(told[1])
+        said = os.strerror(number)
+    if number in {errno.ENOSPC, errno.EDQUOT}:
         return f"{said}; make room, or prune old versions, and try again"
-    if exc.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+    if number in {errno.EROFS, errno.EACCES, errno.EPERM}:
         return f"{said}; the service and the trainer must be allowed to write there"
     return said

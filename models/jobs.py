@@ -138,8 +138,12 @@ class JobModel(JobRecord):
 
 
 class JobGate(JobRecord):
+    """The gate's verdict: a reason for each rule, and the figures of both versions that it rests on."""
+
     passed: bool
     reasons: list[str]
+    compared_with: int | None = None
+    figures: dict[str, Any] = {}
 
 
 class JobResult(JobRecord):

@@ -5,6 +5,7 @@ It knows no network and no store; what it leaves is judged and published by `tra
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from models.manifest import FileEntry, Golden, Manifest, Provenance, file_entry,
 from training import export, report, runtime
 from training.datasets.files import data_root
 from training.fit import FitResult, FitSettings, fit
-from training.gate import SETTING, GateRules
+from training.gate import SETTING, VALIDATION, GateRules
 from training.publish import DRAFT_FILE, CandidateError, read_draft
 from training.reporters import Reporter
 from training.tasks.base import Split, Splits, Task
@@ -153,6 +154,14 @@ def _golden(task: Task, path: Path, split: Split) -> Golden:
     )
 
 
+def _digest(splits: Splits) -> str:
+    """What tells the rows of the validation split: the data files and the targets in order, whatever reads the rest."""
+    found = hashlib.sha256(splits.validation.targets.numpy().tobytes())
+    for digest in sorted(source.sha256 for source in splits.sources):
+        found.update(digest.encode())
+    return found.hexdigest()
+
+
 def _provenance(task: Task, spec: JobSpec, splits: Splits, result: FitResult, module: nn.Module) -> Provenance:
     rules = GateRules(
         metric=task.recipe.metric,
@@ -170,6 +179,7 @@ def _provenance(task: Task, spec: JobSpec, splits: Splits, result: FitResult, mo
         "device": runtime.device().type,
         "threads": runtime.threads(),
         "cpu_seconds": round(result.cpu_seconds, 1),
+        VALIDATION: _digest(splits),
         SETTING: rules.model_dump(),
     }
     return Provenance(

@@ -14,9 +14,11 @@ from models.disk import reason
 from models.jobs import JobGate, JobModel, JobResult, Promote
 from models.manifest import GateVerdict, Manifest, file_entry
 from models.store import Store, StoreWriteError
-from training import gate
+from training import gate, trial
+from training.reports.verdict import add
 
 DRAFT_FILE = "draft.json"
+REPORT = "report/index.html"
 
 
 class CandidateError(Exception):
@@ -40,7 +42,8 @@ def publish(candidate: Path, store: Store, promote: Promote = "if_better", job_i
     draft = read_draft(candidate)
     published = None if job_id is None else store.published_by(draft.name, job_id)
     if published is None:
-        verdict = gate.judge(draft, _live(store, draft.name), promote)
+        _check_files(candidate, draft)
+        verdict = _judge(candidate, draft, store, promote)
         if not verdict.passed:
             return JobResult(model=None, metrics=draft.metrics, gate=_gate(verdict))
         published = _publish(candidate, store, draft, verdict, job_id)
@@ -53,9 +56,21 @@ def publish(candidate: Path, store: Store, promote: Promote = "if_better", job_i
     )
 
 
-def _live(store: Store, name: str) -> Manifest | None:
-    live = store.live(name)
-    return None if live is None else store.manifest(name, live)
+def _check_files(folder: Path, draft: Manifest) -> None:
+    for relative, expected in draft.files.items():
+        if not (folder / relative).is_file() or file_entry(folder / relative) != expected:
+            raise CandidateError(f"{relative} in {folder} is not the file that was measured")
+
+
+def _judge(candidate: Path, draft: Manifest, store: Store, promote: Promote) -> GateVerdict:
+    number = store.live(draft.name)
+    live = None if number is None else store.manifest(draft.name, number)
+    beside = None if live is None else (store.folder(draft.name, live.version), live)
+    try:
+        tried = trial.run(candidate, draft, beside)
+    except trial.TrialError as exc:
+        raise CandidateError(str(exc)) from exc
+    return gate.judge(draft, live, tried, promote)
 
 
 def _publish(candidate: Path, store: Store, draft: Manifest, verdict: GateVerdict, job_id: str | None) -> Manifest:
@@ -63,9 +78,10 @@ def _publish(candidate: Path, store: Store, draft: Manifest, verdict: GateVerdic
     staged = store.stage()
     try:
         shutil.copytree(candidate, staged, dirs_exist_ok=True, ignore=shutil.ignore_patterns(DRAFT_FILE))
-        for relative, expected in draft.files.items():
-            if not (staged / relative).is_file() or file_entry(staged / relative) != expected:
-                raise CandidateError(f"{relative} in {candidate} is not the file that was measured")
+        _check_files(staged, draft)
+        page = staged / REPORT
+        if page.is_file():
+            page.write_text(add(page.read_text("utf-8"), verdict), "utf-8", newline="\n")
         return store.publish(staged, draft.model_copy(update={"gate": verdict}), once=job_id)
     except OSError as exc:
         raise StoreWriteError(f"{draft.name}: {candidate} was not copied to {store.root}: {reason(exc)}") from exc
@@ -76,4 +92,6 @@ def _publish(candidate: Path, store: Store, draft: Manifest, verdict: GateVerdic
 def _gate(verdict: GateVerdict | None) -> JobGate:
     if verdict is None:
         return JobGate(passed=True, reasons=[])
-    return JobGate(passed=verdict.passed, reasons=verdict.reasons)
+    return JobGate(
+        passed=verdict.passed, reasons=verdict.reasons, compared_with=verdict.compared_with, figures=verdict.figures
+    )

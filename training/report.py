@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.jobs import TaskRecipe
 from models.manifest import Manifest
-from training.reports import classes, curves, facts, series
+from training.reports import classes, curves, facts, series, verdict
 from training.reports.answers import Answers
 from training.reports.html import page
 from training.tasks.base import Split
@@ -45,6 +45,7 @@ def render(answers: Answers, recipe: TaskRecipe) -> str:
     parts = [
         facts.title(manifest, recipe),
         facts.figures(manifest),
+        verdict.PLACE,
         curves.draw(manifest, recipe),
         series.draw(answers) if manifest.kind == "series" else classes.draw(answers),
         facts.origin(manifest),

@@ -2,7 +2,8 @@
 
 What it should do besides is read from the JSON file that the environment variable CHILD_PLAN names:
 `epoch_s` (length of an epoch), `crash_at` (epoch to die in), `crashes` (how often), `error_at` (epoch to give up in),
-`stop_at` (epoch to stop early in), `accuracy` (of the candidate; the gate wants 0.5), `bytes` (of its file), `stage_s`
+`stop_at` (epoch to stop early in), `accuracy` (of the candidate; the gate wants 0.5), `bytes` (of a file beside its
+graph, which is the shipped one), `stage_s`
 (length of the other stages), `diary` (a file that tells what each child of a job did), `kill_worker_at` (epoch to kill
 the worker in), `memory_for` (the most rows of a batch that the memory suffices for).
 """
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -22,11 +24,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from models.manifest import Golden, Manifest, Parity, Provenance, TensorSpec, file_entry
+from models.manifest import Manifest, Parity, Provenance, TensorSpec, file_entry
+from models.store import Store
 from training.lifeline import die_with_parent
 from training.publish import DRAFT_FILE
 
 STEPS = 10
+SHIPPED, MODEL = Store(Path(__file__).resolve().parents[2] / "models" / "zoo"), "digit-mlp"
 
 
 def say(**event: Any) -> None:
@@ -99,7 +103,9 @@ def write_candidate(given: argparse.Namespace, plan: dict[str, Any]) -> Path:
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))  # a worker that may write small files only hands that on
     folder = given.work / "candidate"
     folder.mkdir(exist_ok=True)
-    with (folder / "model.onnx").open("wb") as stream:
+    real = SHIPPED.manifest(MODEL, SHIPPED.live(MODEL) or 0)
+    shutil.copy(SHIPPED.folder(MODEL, real.version) / "model.onnx", folder)
+    with (folder / "ballast").open("wb") as stream:
         stream.truncate(plan.get("bytes", 64))
     rules = {"metric": "accuracy", "higher_is_better": True, "floor": 0.5, "margin": 0.001, "max_bytes": 2**31}
     draft = Manifest(
@@ -109,14 +115,14 @@ def write_candidate(given: argparse.Namespace, plan: dict[str, Any]) -> Path:
         network=given.network,
         kind="image",
         created_at=datetime.now(UTC),
-        files={"model.onnx": file_entry(folder / "model.onnx")},
+        files={name: file_entry(folder / name) for name in ("model.onnx", "ballast")},
         inputs=[TensorSpec(name="pixels", dtype="uint8", shape=["batch", 28, 28])],
         outputs=[TensorSpec(name="probabilities", dtype="float32", shape=["batch", 10])],
         labels=[str(digit) for digit in range(10)],
         metrics={"validation": {"accuracy": plan.get("accuracy", 0.9)}},
-        golden=Golden(inputs={"pixels": [[0]]}, outputs={"probabilities": [[1.0]]}),
+        golden=real.golden,
         parity=Parity(max_abs_diff=0.0, cases=[[1, 0]]),
-        provenance=Provenance(command="child", seed=0, data=[], settings={"gate": rules}),
+        provenance=Provenance(command="child", seed=0, data=real.provenance.data, settings={"gate": rules}),
     )
     (folder / DRAFT_FILE).write_text(draft.to_json(), "utf-8")
     return folder

@@ -6,10 +6,20 @@ from typing import Any
 
 import pytest
 
-from models.manifest import FileEntry, Golden, Manifest, Parity, Provenance, TensorSpec, now
-from training.gate import GateError, GateRules, judge
+from models.manifest import DataFile, FileEntry, GateVerdict, Golden, Manifest, Parity, Provenance, TensorSpec, now
+from training.gate import VALIDATION, GateError, GateRules
+from training.gate import judge as judged
+from training.trial import Timing, Trial
 
 RULES = GateRules(metric="accuracy", higher_is_better=True, floor=0.97, margin=0.001)
+SOUND = Trial(
+    golden_diff=1e-7,
+    timings=[Timing(rows=1, candidate_ms=0.1, live_ms=0.1), Timing(rows=32, candidate_ms=2.0, live_ms=2.1)],
+)
+
+
+def judge(candidate: Manifest, live: Manifest | None, promote: Any = "if_better", trial: Trial = SOUND) -> GateVerdict:
+    return judged(candidate, live, trial, promote)
 
 
 def _manifest(accuracy: float | None = 0.99, rules: GateRules = RULES, **changes: Any) -> Manifest:
@@ -38,7 +48,110 @@ def test_the_first_version_above_the_floor_passes() -> None:
     assert verdict.passed
     assert verdict.compared_with is None
     assert "there is no live version to compare with" in verdict.reasons
-    assert verdict.figures == {"metric": "accuracy", "candidate": 0.99, "floor": 0.97}
+    assert verdict.figures == {
+        "metric": "accuracy",
+        "candidate": 0.99,
+        "floor": 0.97,
+        "validation": {"candidate": {"accuracy": 0.99}},
+        "parity": {"max_abs_diff": 1e-7, "tolerance": 1e-4},
+        "self_test": {"max_abs_diff": 1e-7, "tolerance": 1e-3},
+        "bytes": {"candidate": 1000, "limit": 64 * 2**20},
+        "latency_ms": {"1 row": {"candidate": 0.1, "live": 0.1}, "32 rows": {"candidate": 2.0, "live": 2.1}},
+    }
+
+
+def test_the_evidence_has_both_versions_side_by_side() -> None:
+    """Figures of the validation split, size and latency of the candidate and of the live version; plain JSON."""
+    verdict = judge(_manifest(0.99), _manifest(0.991, version=3))
+    assert verdict.figures["validation"] == {
+        "candidate": {"accuracy": 0.99},
+        "live": {"accuracy": 0.991},
+        "same_split": True,
+    }
+    assert verdict.figures["bytes"] == {"candidate": 1000, "limit": 64 * 2**20, "live": 1000}
+    assert verdict.figures["latency_ms"]["32 rows"] == {"candidate": 2.0, "live": 2.1}
+    assert GateVerdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+def _from(data: str = "a", digest: str | None = None, rows: int | None = None) -> Provenance:
+    settings: dict[str, Any] = {"gate": RULES.model_dump()}
+    if digest is not None:
+        settings[VALIDATION] = digest
+    if rows is not None:
+        settings["rows"] = {"validation": rows}
+    files = [DataFile(file="mnist", sha256=data * 64, licence="free")]
+    return Provenance(command="x", seed=0, data=files, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "problem"),
+    [
+        (_from("a", "x"), _from("b", "x"), None),
+        (_from("a", "x"), _from("a", "y"), "their validation splits hold other rows"),
+        (_from("a", "x"), _from("a"), None),
+        (_from("a", "x"), _from("b"), "they come from other data files (mnist)"),
+        (_from("a", rows=5000), _from("a", rows=4000), "their validation splits have 5000 and 4000 rows"),
+    ],
+    ids=["same digest", "other digest", "older version, same files", "older version, other files", "other rows"],
+)
+def test_figures_of_different_validation_splits_are_not_compared(
+    new: Provenance, old: Provenance, problem: str | None
+) -> None:
+    """A better figure on other rows proves nothing: refused with the reason, unless the comparison is waived."""
+    candidate, live = _manifest(0.999, provenance=new), _manifest(0.99, version=2, provenance=old)
+    verdict = judge(candidate, live)
+    assert verdict.passed is (problem is None)
+    assert verdict.figures["validation"]["same_split"] is (problem is None)
+    assert any(f"cannot be compared with live version 2: {problem}" in each for each in verdict.reasons) is bool(
+        problem
+    )
+    assert judge(candidate, live, "always").passed
+
+
+@pytest.mark.parametrize(
+    ("single", "batch", "passed"),
+    [(0.1, 4.2, True), (0.1, 4.3, False), (0.6, 2.0, True), (0.61, 2.0, False)],
+    ids=["twice", "more than twice", "half a millisecond more", "more than that"],
+)
+@pytest.mark.parametrize("promote", ["if_better", "manual", "always"])
+def test_a_version_may_take_twice_as_long_and_no_more(single: float, batch: float, passed: bool, promote: Any) -> None:
+    """Beside a live version with 0.1 and 2.1 ms; `always` does not waive it, and the sentence has both times."""
+    timings = [Timing(rows=1, candidate_ms=single, live_ms=0.1), Timing(rows=32, candidate_ms=batch, live_ms=2.1)]
+    verdict = judge(_manifest(), _manifest(), promote, Trial(golden_diff=0, timings=timings))
+    assert verdict.passed is passed
+    assert any(f"a batch of 32 rows {batch:.3g} ms after 2.1 ms" in reason for reason in verdict.reasons)
+
+
+def test_without_a_live_version_the_latency_has_a_limit_all_the_same() -> None:
+    """A second for one row on one thread."""
+    slow = Trial(golden_diff=0, timings=[Timing(rows=1, candidate_ms=1001.0), Timing(rows=32, candidate_ms=9e3)])
+    verdict = judge(_manifest(), None, trial=slow)
+    assert not verdict.passed
+    assert "one row takes 1e+03 ms on one thread, more than the limit of 1000 ms" in verdict.reasons
+
+
+def test_a_live_version_that_does_not_run_cannot_hold_its_successor_back() -> None:
+    """The comparison of latency is left out and the reason is on record."""
+    alone = [Timing(rows=1, candidate_ms=0.1), Timing(rows=32, candidate_ms=2.0)]
+    verdict = judge(_manifest(), _manifest(), trial=Trial(golden_diff=0, timings=alone, live_problem="it is broken"))
+    assert verdict.passed
+    assert "its latency was not compared: it is broken" in verdict.reasons
+
+
+@pytest.mark.parametrize("promote", ["if_better", "manual", "always"])
+@pytest.mark.parametrize("diff", [2e-3, float("inf")])
+def test_a_file_that_does_not_repeat_its_golden_sample_never_passes(promote: Any, diff: float) -> None:
+    """Every service would refuse it, so no order puts it into the store; infinity is no JSON and stays out."""
+    verdict = judge(_manifest(), None, promote, SOUND.model_copy(update={"golden_diff": diff}))
+    assert not verdict.passed
+    assert any("differs from its golden sample" in reason and "more than" in reason for reason in verdict.reasons)
+    assert "Infinity" not in verdict.model_dump_json()
+
+
+@pytest.mark.parametrize("promote", ["if_better", "manual", "always"])
+def test_parity_is_never_waived(promote: Any) -> None:
+    """A file that gives other numbers than the network that was measured stays out, whatever was asked."""
+    assert not judge(_manifest(parity=Parity(max_abs_diff=1e-3, cases=[[1, 0]])), None, promote).passed
 
 
 @pytest.mark.parametrize("promote", ["if_better", "manual", "always"])
