@@ -9,7 +9,7 @@ import httpx
 import pytest
 import uvicorn
 
-from models.jobs import JobStatus
+from models.jobs import JobSpec, JobStatus
 from service.app import create_app
 from service.settings import Settings
 from tests.server import wait_until
@@ -116,6 +116,7 @@ def test_a_job_gets_every_default_of_its_recipe(idle):
     assert job["spec"]["network"] == recipe["default_network"]
     assert job["spec"]["epochs"] == recipe["networks"][recipe["default_network"]]["epochs"]["default"]
     assert (job["spec"]["seed"], job["spec"]["promote"]) == (0, "if_better")
+    assert (job["spec"]["priority"], job["spec"]["time_limit_s"]) == (5, None)
     assert job_of(idle, job["id"]) == job
 
 
@@ -141,6 +142,15 @@ def test_a_job_gets_every_default_of_its_recipe(idle):
         ('{"task": "digit", "seed": -1}', ["body", "seed"]),
         ('{"task": "digit", "seed": 99999999999}', ["body", "seed"]),
         ('{"task": "digit", "promote": "perhaps"}', ["body", "promote"]),
+        ('{"task": "digit", "priority": 0}', ["body", "priority"]),
+        ('{"task": "digit", "priority": 11}', ["body", "priority"]),
+        ('{"task": "digit", "priority": 2.0}', ["body", "priority"]),
+        ('{"task": "digit", "priority": "high"}', ["body", "priority"]),
+        ('{"task": "digit", "time_limit_s": 0}', ["body", "time_limit_s"]),
+        ('{"task": "digit", "time_limit_s": -1}', ["body", "time_limit_s"]),
+        ('{"task": "digit", "time_limit_s": NaN}', ["body", "time_limit_s"]),
+        ('{"task": "digit", "time_limit_s": "1h"}', ["body", "time_limit_s"]),
+        ('{"task": "digit", "time_limit_s": 21601}', ["body", "time_limit_s"]),
     ],
 )
 def test_a_wrong_field_is_named(idle, body, place):
@@ -161,6 +171,26 @@ def test_a_range_is_told_in_the_error(idle):
     assert problem["code"] == "out_of_range"
     assert problem["errors"][0]["msg"] == f"must be from {allowed['min']:g} to {allowed['max']:g}"
     assert [error["loc"][1] for error in problem["errors"]] == ["epochs", "batch_size"]
+
+
+def test_a_time_limit_is_at_most_the_settings(tmp_path):
+    """The error names the setting and its value; up to it every number of seconds is taken."""
+    with serving(tmp_path, job_time_limit_s=60) as client:
+        problem = client.post("/train", json={"task": "digit", "time_limit_s": 60.5}).json()
+        assert problem["code"] == "out_of_range"
+        assert problem["errors"][0]["msg"] == "must be at most 60, NEUROSERVE_JOB_TIME_LIMIT_S"
+        job = client.post("/train", json={"task": "digit", "time_limit_s": 60}).json()
+        assert job["spec"]["time_limit_s"] == 60
+
+
+def test_a_job_from_before_an_option_was_known_is_still_read(idle):
+    """Rows of an older release have neither priority nor limit; they show the defaults."""
+    old = JobSpec(task="digit", network="mlp", epochs=2, batch_size=64, learning_rate=0.01)
+    known = old.model_dump(mode="json", exclude={"priority", "time_limit_s"})
+    assert JobSpec.model_validate(known) == old
+    assert (old.priority, old.time_limit_s) == (5, None)
+    made = [{**known, "priority": 10}, {**known, "time_limit_s": 5.0}]
+    assert [JobSpec.model_validate(spec).priority for spec in made] == [10, 5]
 
 
 def test_an_unknown_task_or_network_is_answered_with_the_known_ones(idle):
@@ -340,3 +370,47 @@ def test_a_running_job_is_cancelled_within_two_seconds(client, state):
     assert [place for _, place in whole] == list(range(1, len(whole) + 1))
     for after in (len(whole) - 2, len(whole) - 1):
         assert follow(client, job_id, after=after) == whole[after:]
+
+
+@pytest.mark.slow
+def test_the_next_job_starts_soon_after_a_cancellation(client, state):
+    """The slot is free within three seconds of the DELETE: the job behind it runs, and to its end."""
+    plan(state, epoch_s=5)
+    first = submit(client)
+    second = submit(client)
+    wait_until(lambda: job_of(client, first)["progress"], 20)
+    plan(state)
+    began = time.monotonic()
+    client.delete(f"/train/{first}")
+    wait_until(lambda: job_of(client, second)["status"] != "queued", 20)
+    assert time.monotonic() - began < 3
+    assert ended(client, second)["status"] == "succeeded"
+
+
+# ---------------------------------------------------------------------- order and time
+
+
+@pytest.mark.slow
+def test_waiting_jobs_run_by_priority_then_by_age(client, state):
+    """Behind a running job the lowest number comes first, equals as they came; the list by status tells who waits."""
+    plan(state, epoch_s=0.7)
+    running = submit(client)
+    wait_until(lambda: job_of(client, running)["status"] == "running", 20)
+    waiting = {name: submit(client, epochs=1, **what) for name, what in PRIORITIES.items()}
+    plan(state)
+    queued = [job["id"] for job in client.get("/train?status=queued").json()["jobs"]]
+    assert set(queued) == set(waiting.values())
+    started = {name: ended(client, job_id, 90)["started_at"] for name, job_id in waiting.items()}
+    assert sorted(started, key=started.__getitem__) == ["urgent", "first", "second", "whenever"]
+
+
+PRIORITIES = {"whenever": {"priority": 10}, "first": {}, "second": {"priority": 5}, "urgent": {"priority": 1}}
+
+
+def test_a_job_has_the_time_limit_that_it_asked_for(client, state):
+    """A job that hangs is failed by its own clock, long before the setting's, and its child is gone."""
+    plan(state, epoch_s=60)
+    job_id = submit(client, time_limit_s=1.5)
+    job = ended(client, job_id)
+    assert (job["status"], job["error"]) == ("failed", "the job did not end within its time limit of 1.5 seconds")
+    assert not children(job_id)
