@@ -45,6 +45,10 @@ class StoreWriteError(StoreError):
     """The folder does not take what is to be written: full, read-only, damaged, or held by another process."""
 
 
+class StoreHeldError(StoreWriteError):
+    """Another process has been changing the model for too long: a stopped one, perhaps."""
+
+
 class StoreReader:
     """The folder of models at `root`, as those see it who only look."""
 

@@ -27,6 +27,7 @@ from models.reading import (
     LIVE_FILE,
     NothingToRollBackError,
     StoreError,
+    StoreHeldError,
     StoreReader,
     StoreWriteError,
     VersionDamagedError,
@@ -42,6 +43,7 @@ __all__ = [
     "NothingToRollBackError",
     "Store",
     "StoreError",
+    "StoreHeldError",
     "StoreWriteError",
     "VersionDamagedError",
     "VersionGoneError",
@@ -286,7 +288,7 @@ class Store(StoreReader):
             with disk.locked(self.root / LOCKS / name, LOCK_WAIT_S):
                 yield
         except disk.LockedError:
-            raise StoreWriteError(
+            raise StoreHeldError(
                 f"{name} has been held by another process for {LOCK_WAIT_S:g} seconds, which may be stopped; "
                 f"continue or end that process and try again"
             ) from None

@@ -33,7 +33,7 @@ from models.jobs import (
     StatusEvent,
 )
 from models.manifest import now
-from models.store import Store, StoreError
+from models.store import Store, StoreError, StoreHeldError
 from training.attempt import Attempt, Place, command_of, name_of, place, place_of
 from training.gate import GateError
 from training.memory import Batch
@@ -99,6 +99,7 @@ class JobRun:
         self._crashes = 0
         self._last_progress = 0.0
         self._begun, self._spent_s = time.monotonic(), 0.0
+        self._limit_s = min(settings.time_limit_s, spec.time_limit_s or math.inf)
 
     async def run(self) -> Snapshot:
         """Take the job to its end: succeeded, rejected or failed."""
@@ -240,14 +241,15 @@ class JobRun:
             raise _GaveUpError(f"the training process could not be started: {exc}") from exc
         return self._attempt
 
+    def _left_s(self) -> float:
+        return max(0.0, self._begun + self._limit_s - self._spent_s - time.monotonic())
+
     async def _next(self, attempt: Attempt) -> JobEvent | None:
-        limit_s = min(self.settings.time_limit_s, self.spec.time_limit_s or math.inf)
-        left_s = self._begun + limit_s - self._spent_s - time.monotonic()
         try:
-            async with asyncio.timeout(max(0.0, left_s)):
+            async with asyncio.timeout(self._left_s()):
                 return await attempt.next()
         except TimeoutError:
-            raise _GaveUpError(f"the job did not end within its time limit of {limit_s:g} seconds") from None
+            raise _GaveUpError(f"the job did not end within its time limit of {self._limit_s:g} seconds") from None
 
     async def _crashed(self, attempt: Attempt) -> None:
         words = await attempt.ended()
@@ -295,6 +297,11 @@ class JobRun:
         store = Store(self.settings.store)
         try:
             result = await asyncio.to_thread(publish, Path(candidate), store, self.spec.promote, self.id)
+        except StoreHeldError as exc:
+            if self._left_s() <= 0:
+                raise _GaveUpError(f"the version could not be published in time: {exc}") from exc
+            await self._log("warning", f"{exc}; trying again")
+            return await self._publish(candidate)
         except (CandidateError, GateError, StoreError, OSError) as exc:
             raise _GaveUpError(f"the version could not be published: {exc}") from exc
         self.result = result

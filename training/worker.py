@@ -88,8 +88,8 @@ def serve(settings: WorkerSettings) -> None:
     orphan = settings.die_with is not None and os.getppid() != settings.die_with  # nobody gives it time
     if not queue.shift.wind_down(0.0 if orphan else settings.grace_s - _STOP_S):
         log.info("an epoch that did not end in time will be done again")
-    queue.stop()
     watchdog.stop()
+    queue.stop()
 
 
 def _started(queue: JobQueue, url: str, stop: threading.Event) -> bool:

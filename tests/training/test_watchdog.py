@@ -1,5 +1,7 @@
 """Workers that watch over each other: the count of silence, the folder's turns, real workers that die and freeze."""
 
+import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -9,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from models import store
 from models.store import Store
 from tests.server import wait_until
-from tests.workers import Desk, WorkerProcess, children, plan
+from tests.workers import CHILD, SPEC, Desk, WorkerProcess, children, plan
+from training import worker
+from training.job import JobRun, JobSettings
 from training.turn import LOCK_FILE, ready_folder
 from training.watchdog import LONGEST_BEAT_S, SILENT_S, Heartbeats, Silence, Watchdog
 
@@ -96,13 +101,13 @@ def holder(tmp_path):
     """Start a process that holds a folder's lock; a child of another machine, whose command line is not seen here."""
     started = []
 
-    def hold(folder, *arguments: str):
+    def hold(folder, *arguments: str, lock=LOCK_FILE):
         code = (
             "import fcntl, sys, time; lock = open(sys.argv[1], 'a'); fcntl.flock(lock, fcntl.LOCK_EX); "
             "print(1, flush=True); time.sleep(60)"
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(folder / LOCK_FILE), *arguments],
+            [sys.executable, "-c", code, str(folder / lock), *arguments],
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
@@ -154,6 +159,50 @@ def test_what_is_left_of_another_worker_on_this_machine_is_ended(tmp_path, holde
     assert neighbour.poll() is None
 
 
+class Memory:
+    """A ledger of one execution: nothing is replayed. It notices when something is tried again."""
+
+    def __init__(self) -> None:
+        self.again = asyncio.Event()
+
+    async def step(self, name, work, *, preemptible=True):
+        return await work()
+
+    async def tell(self, event):
+        if "trying again" in getattr(event, "message", ""):
+            self.again.set()
+
+    async def save(self, snapshot):
+        pass
+
+    async def count_try(self):
+        return 1
+
+    async def count_progress(self):
+        pass
+
+
+def test_a_model_that_a_frozen_process_holds_is_waited_for(tmp_path, holder, monkeypatch):
+    """The job says what it waits for, and publishes when the holder is gone; it does not fail."""
+    monkeypatch.setattr(store, "LOCK_WAIT_S", 0.1)
+    locks = tmp_path / "models" / store.LOCKS
+    locks.mkdir(parents=True)
+    frozen = holder(locks, lock="digit-mlp")
+    ledger = Memory()
+    settings = JobSettings(tmp_path, tmp_path / "models", fit=(sys.executable, str(CHILD)))
+    run = JobRun("1-2-3-4-5", SPEC.model_copy(update={"epochs": 1}), settings, ledger)
+
+    async def held_and_released():
+        job = asyncio.create_task(run.run())
+        await ledger.again.wait()
+        frozen.kill()
+        return await job
+
+    end = asyncio.run(asyncio.wait_for(held_and_released(), 30))
+    assert end.status == "succeeded", end.error
+    assert Store(tmp_path / "models").live("digit-mlp") == 1
+
+
 # ---------------------------------------------------------------------- real workers
 
 
@@ -201,8 +250,8 @@ def diary(state):
 
 def versions(state):
     """The job of each version in the store, after the store was verified."""
-    store = Store(state / "models")
-    return [store.verify("digit-mlp", number).provenance.job_id for number in store.versions("digit-mlp")]
+    there = Store(state / "models")
+    return [there.verify("digit-mlp", number).provenance.job_id for number in there.versions("digit-mlp")]
 
 
 @pytest.mark.slow
@@ -231,6 +280,17 @@ def test_the_number_of_jobs_at_a_time_is_a_setting(crew, tmp_path, concurrency, 
     ended = [at for at, _, _, what, *_ in diary(tmp_path) if what == "done"]
     assert len(begun) == len(ended) == 2
     assert (max(begun) < min(ended)) is together
+
+
+def test_children_that_run_together_share_the_cpus(monkeypatch):
+    """Threads are divided by the number of jobs, at least one each; what somebody has set stays."""
+    monkeypatch.setattr(worker, "train_threads", lambda: 7)
+    for concurrency, each in ((1, "7"), (3, "2"), (16, "1")):
+        monkeypatch.setenv("OMP_NUM_THREADS", "5")
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setenv("MKL_NUM_THREADS", "4")
+        worker._share_threads(concurrency)
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == (each, "4")
 
 
 @pytest.mark.slow
