@@ -228,8 +228,8 @@ class Crew:
         return self.workers[self.desk.row(job_id).executor_id]
 
     def stop(self) -> None:
-        for worker in self.workers.values():
-            worker.stop()
+        for process in self.workers.values():
+            process.stop()
         self.desk.close()
 
 
