@@ -48,6 +48,7 @@ from service.jobview import (
 
 DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 QUEUE_FULL_RETRY_S = 30
+AGAIN_S = 2.0
 _THREADS = 4
 _MOST_ROWS = 2048
 _KEYS = uuid.UUID("6a1c7a55-3f0e-4a6e-9d0e-8f1f6f2b7c11")
@@ -64,20 +65,32 @@ class JobDatabase:
         self._url, self._most_queued = address(url), most_queued
         self._lock = threading.Lock()
         self._client: DBOSClient | None = None
+        self._refused: Exception | None = None
+        self._again_at = 0.0
 
     def _connected(self) -> DBOSClient:
         with self._lock:
             if self._client is None:
-                prepare_database(self._url)
-                self._client = DBOSClient(
-                    system_database_url=self._url,
-                    serializer=DBOSPortableJSONSerializer(),
-                    application_name=APPLICATION,
-                    system_database_pool_size=_THREADS,
-                    system_database_polling_concurrency=0,
-                    retry_connection_errors=False,
-                )
+                # One caller in a while waits for a server that does not answer; the others are told at once.
+                if self._refused is not None and time.monotonic() < self._again_at:
+                    raise self._refused.with_traceback(None)
+                try:
+                    self._client = self._connect()
+                except DATABASE_ERRORS as exc:
+                    self._refused, self._again_at = exc, time.monotonic() + AGAIN_S
+                    raise
             return self._client
+
+    def _connect(self) -> DBOSClient:
+        prepare_database(self._url)
+        return DBOSClient(
+            system_database_url=self._url,
+            serializer=DBOSPortableJSONSerializer(),
+            application_name=APPLICATION,
+            system_database_pool_size=_THREADS,
+            system_database_polling_concurrency=0,
+            retry_connection_errors=False,
+        )
 
     def close(self) -> None:
         with self._lock:
