@@ -23,8 +23,6 @@ from service.metrics import Metrics
 from service.security import Guard
 from service.wire import PROBLEM, Header, id_of, problem
 
-_MOST_BODY_BYTES = 65_536
-"""Larger bodies take long enough to read and decode that the way does not matter."""
 _MOST_HEADS, _MOST_HEAD_BYTES = 1_024, 2_048
 _LARGEST_HEAD_BYTES = 65_536
 """A head that is longer is refused; nothing else would end it."""
@@ -35,6 +33,7 @@ class DirectProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with a short way for the paths of `table`; `heads` are those known already."""
 
     table: Mapping[bytes, Direct] = {}
+    most_body_bytes: int
     heads: dict[bytes, Head]
     guard: Guard
     metrics: Metrics
@@ -46,6 +45,7 @@ class DirectProtocol(HttpToolsProtocol):
     _data = b""
     _in_message = _in_head = False
     _head_bytes = 0
+    _chunks: list[bytes]
 
     def connection_made(self, transport: Any) -> None:
         self.waiting_since = monotonic()
@@ -82,16 +82,19 @@ class DirectProtocol(HttpToolsProtocol):
         else:
             self._learn(head)
             self.cycle = Exchange(self, head)
+            self._chunks = []
 
     def on_body(self, body: bytes) -> None:
         if type(self.cycle) is Exchange and not self.cycle.response_complete:
-            self.cycle.body += body
+            self._chunks.append(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_message = False
         if type(self.cycle) is Exchange and not self.cycle.response_complete:
+            self.cycle.body = b"".join(self._chunks)
+            self._chunks.clear()
             self.desk.take(self.cycle)
         else:
             super().on_message_complete()
@@ -213,7 +216,7 @@ class DirectProtocol(HttpToolsProtocol):
                 given_id = value
             elif name == b"content-encoding":
                 return None
-        if not 0 < length <= _MOST_BODY_BYTES:
+        if not 0 < length <= min(endpoint.most_short_bytes, self.most_body_bytes):
             return None
         keep = self.parser.should_keep_alive()
         return Head(endpoint, self.url.decode("latin-1"), self.headers, content_type or b"", given_id, length, keep)

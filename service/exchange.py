@@ -19,6 +19,9 @@ from service.wire import JSON, Header, id_of
 
 log = logging.getLogger(__name__)
 
+MOST_SHORT_BYTES = 65_536
+"""Larger bodies of one row take long enough to read and decode that the way does not matter."""
+
 
 class Body(NamedTuple):
     """What a response holds: JSON, if nothing else is said."""
@@ -59,6 +62,8 @@ class Direct(Protocol):
     """An endpoint with a short way."""
 
     timeout_s: float
+    most_short_bytes: int
+    """Larger bodies take the long way."""
 
     def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
         """Each request decoded, or what is wrong with it, or None where it needs the event loop."""

@@ -16,6 +16,7 @@ class Fork:
 
     def __init__(self, endpoint: Direct, registry: Registry, kinds: Sequence[Kind]) -> None:
         self.timeout_s = endpoint.timeout_s
+        self.most_short_bytes = endpoint.most_short_bytes
         self._endpoint = endpoint
         self._trials = registry.trials
         self._names = {registry.defaults[kind] for kind in kinds if kind in registry.defaults}

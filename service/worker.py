@@ -102,6 +102,7 @@ class _Server(uvicorn.Server):
 
         class protocol(DirectProtocol):  # noqa: N801
             table = {} if app.envelope.limits.any else app.direct  # the short way counts nobody's requests
+            most_body_bytes = app.state.settings.max_body_bytes
             guard = app.state.guard
             metrics = app.state.metrics
             desk = Desk()

@@ -52,6 +52,14 @@ class _Picture(NamedTuple):
         return self.call(self.data, max_pixels=max_pixels)
 
 
+class _Pictures(NamedTuple):
+    """Many of them, and where they lie in the request."""
+
+    call: Callable[..., Array]
+    data: Sequence[bytes | str]
+    loc: Location
+
+
 class Digit(Endpoint):
     """One picture, in any of its forms."""
 
@@ -93,19 +101,24 @@ class Digit(Endpoint):
         if there is None:
             return [None] * len(requests)
         slot, loaded = there
-        name, render = loaded.manifest.inputs[0].name, functools.partial(_render, loaded.manifest)
-        pictures = [attempt(self._picture, request.content_type, request.body) for request in requests]
+        name, render = loaded.manifest.inputs[0].name, functools.partial(self._render, loaded.manifest)
         return [
-            Ready(slot.batcher, loaded.engine, Part({name: found[np.newaxis]}), render)
+            Ready(slot.batcher, loaded.engine, Part({name: found}, len(found)), render)
             if isinstance(found, np.ndarray)
             else found
-            for found in self._pixels_at_once(pictures)
+            for found in self._rows_at_once(requests)
         ]
 
-    def _pixels_at_once(self, found: list[Array | _Picture | ServiceError]) -> list[Array | ServiceError | None]:
-        """Pictures decoded, but for large ones: None. Those in MNIST's form are recognised together."""
+    @staticmethod
+    def _render(manifest: Manifest, answer: Answer) -> bytes:
+        return dumps(_told(manifest, answer))
+
+    def _rows_at_once(self, requests: Sequence[Request]) -> list[Array | ServiceError | None]:
+        """Each request's pixels [1, 28, 28]; None for large pictures. Those in MNIST's form are recognised together."""
+        found = [attempt(self._picture, request.content_type, request.body) for request in requests]
         ready = iter(image.in_mnist_form([each.data for each in found if isinstance(each, _Picture)]))
-        return [self._decoded(each, next(ready)) if isinstance(each, _Picture) else each for each in found]
+        decoded = [self._decoded(each, next(ready)) if isinstance(each, _Picture) else each for each in found]
+        return [each[np.newaxis] if isinstance(each, np.ndarray) else each for each in decoded]
 
     def _decoded(self, picture: _Picture, ready: Array | None) -> Array | ServiceError | None:
         if ready is not None or len(picture.data) > _DECODE_ON_LOOP_BYTES:
@@ -136,6 +149,8 @@ class Digit(Endpoint):
 class DigitBatch(Digit):
     """Many pictures, answered in order."""
 
+    most_short_bytes = 262_144
+
     async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
         asked = asked_in_query(scope)
         await self.registry.model("image", asked.model, asked.version)
@@ -146,13 +161,31 @@ class DigitBatch(Digit):
         predictions = [{**told, **reason} for told, reason in zip(digits(answer.outputs[0]), reasons, strict=True)]
         return {"predictions": predictions, "model": model_of(manifest)}, [answer]
 
+    @staticmethod
+    def _render(manifest: Manifest, answer: Answer) -> bytes:
+        return dumps({"predictions": digits(answer.outputs[0]), "model": model_of(manifest)})
+
+    def _rows_at_once(self, requests: Sequence[Request]) -> list[Array | ServiceError | None]:
+        """Each request's pixels [n, 28, 28]; None where a picture is not in MNIST's form."""
+        found = [attempt(self._pictures, request.content_type, request.body) for request in requests]
+        return [_stacked(image.in_mnist_form(each.data)) if isinstance(each, _Pictures) else each for each in found]
+
     async def _pixels(self, content_type: bytes, body: bytes) -> Array:
+        found = self._pictures(content_type, body)
+        if isinstance(found, np.ndarray):
+            return found
+        ready = image.in_mnist_form(found.data)
+        pixels = _stacked(ready)
+        return pixels if pixels is not None else np.stack(await self.off_loop(self._rest, found, ready))
+
+    def _pictures(self, content_type: bytes, body: bytes) -> Array | _Pictures:
+        """The pixels [n, 28, 28] of a request, or its pictures where those are still to be decoded."""
         kind = media_type(content_type)
         most = self.settings.max_batch_items
         if kind == "multipart/form-data":
             found = forms.files(body, content_type, "file")
             check_count(len(found), ("body", "file"), most)
-            return await self._decoded_all(image.from_bytes, found, ("body", "file"))
+            return _Pictures(image.from_bytes, found, ("body", "file"))
         if is_json(kind):
             content = _content(body)
             key = one_of(content, ("images", "pixels"), (), ("body",))
@@ -163,33 +196,25 @@ class DigitBatch(Digit):
             if key == "pixels":
                 return image.from_pixels_batch(items)
             texts = [text_of(item, ("body", key, index)) for index, item in enumerate(items)]
-            return await self._decoded_all(image.from_base64, texts, ("body", key))
+            return _Pictures(image.from_base64, texts, ("body", key))
         raise unsupported(kind, ["multipart/form-data", "application/json"])
 
-    async def _decoded_all(self, call: Callable[..., Array], pictures: Sequence[bytes | str], loc: Location) -> Array:
-        """All decoded, in order: what is in MNIST's form at once, the rest off the event loop."""
-        ready = image.in_mnist_form(pictures)
-        found = [pixels for pixels in ready if pixels is not None]
-        if len(found) < len(pictures):
-            found = await self.off_loop(self._rest, call, pictures, ready, loc)
-        return np.stack(found)
-
-    def _rest(
-        self, call: Callable[..., Array], pictures: Sequence[bytes | str], ready: Sequence[Array | None], loc: Location
-    ) -> list[Array]:
+    def _rest(self, pictures: _Pictures, ready: Sequence[Array | None]) -> list[Array]:
         """Decode what is not ready; a bad picture is a 422 that names its index."""
         decoded = []
-        for index, (picture, pixels) in enumerate(zip(pictures, ready, strict=True)):
+        for index, (file, pixels) in enumerate(zip(pictures.data, ready, strict=True)):
             try:
-                found = call(picture, max_pixels=self.settings.max_image_pixels) if pixels is None else pixels
+                found = pictures.call(file, max_pixels=self.settings.max_image_pixels) if pixels is None else pixels
             except (InvalidInput, UnreadableBody) as error:
-                raise invalid(f"Picture {index}: {error.detail}", (*loc, index), error.code) from None
+                raise invalid(f"Picture {index}: {error.detail}", (*pictures.loc, index), error.code) from None
             decoded.append(found)
         return decoded
 
 
-def _render(manifest: Manifest, answer: Answer) -> bytes:
-    return dumps(_told(manifest, answer))
+def _stacked(pictures: Sequence[Array | None]) -> Array | None:
+    """All pictures as one array; None if one is not there."""
+    found = [pixels for pixels in pictures if pixels is not None]
+    return np.stack(found) if len(found) == len(pictures) else None
 
 
 def _told(manifest: Manifest, answer: Answer) -> dict[str, Any]:

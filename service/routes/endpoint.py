@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from service.answers import explaining_headers
 from service.batch import Answer
 from service.errors import ServiceError, UnsupportedMediaType
-from service.exchange import Decoded, Request
+from service.exchange import MOST_SHORT_BYTES, Decoded, Request
 from service.explain.prober import Prober
 from service.middleware import answer_with
 from service.passage import Passage, key_of
@@ -35,6 +35,8 @@ class Endpoint:
 
     `service.openapi` puts these routes into `/docs`.
     """
+
+    most_short_bytes = MOST_SHORT_BYTES
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self.registry = registry

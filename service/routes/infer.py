@@ -96,6 +96,8 @@ class Infer(Endpoint):
 class ModelInfer:
     """The same for the live version of one model that is open: it has a short way for small requests."""
 
+    most_short_bytes = _ON_LOOP_BYTES
+
     def __init__(self, infer: Infer, name: str) -> None:
         self.timeout_s = infer.timeout_s
         self._infer = infer

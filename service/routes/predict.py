@@ -21,7 +21,11 @@ ENDPOINTS: dict[str, type[Endpoint]] = {
 }
 
 
-_SHORT: dict[str, tuple[Kind, ...]] = {"/predict/digit": ("image",), "/predict/sequence": ("text", "series")}
+_SHORT: dict[str, tuple[Kind, ...]] = {
+    "/predict/digit": ("image",),
+    "/predict/digit/batch": ("image",),
+    "/predict/sequence": ("text", "series"),
+}
 """Paths whose small requests need no task, and the kinds of their input: `service.direct`."""
 
 

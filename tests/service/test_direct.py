@@ -21,6 +21,7 @@ from tests.service.pictures import mnist_test
 HEADLINE = (EXAMPLES / "headline.json").read_bytes()
 WEEK = (EXAMPLES / "week.json").read_bytes()
 JSON = "application/json"
+FORM = "multipart/form-data; boundary=edge"
 PNG = {"Content-Type": "image/png"}
 CHANGING = {"date", "x-request-id", "x-queue-ms", "x-run-ms", "content-length"}
 
@@ -36,6 +37,14 @@ def form(content):
     return head + content + b"\r\n--edge--\r\n"
 
 
+def forms(*contents):
+    return b"".join(form(content).removesuffix(b"--edge--\r\n") for content in contents) + b"--edge--\r\n"
+
+
+def grids(count):
+    return json.dumps({"pixels": mnist_test()[0][:count].tolist()}).encode()
+
+
 def jpeg():
     out = BytesIO()
     Image.fromarray(mnist_test()[0][3]).resize((90, 90)).save(out, "JPEG")
@@ -49,6 +58,22 @@ CASES = {
     "a form": ("/predict/digit", "multipart/form-data; boundary=edge", lambda: form(small_png())),
     "base64": ("/predict/digit", JSON, lambda: json.dumps({"image": base64.b64encode(small_png()).decode()}).encode()),
     "pixels": ("/predict/digit", JSON, lambda: json.dumps({"pixels": mnist_test()[0][5].tolist()}).encode()),
+    "two files": ("/predict/digit/batch", FORM, lambda: forms(small_png(1), small_png(2))),
+    "many files": ("/predict/digit/batch", FORM, lambda: forms(*map(small_png, range(64)))),
+    "files of two kinds": ("/predict/digit/batch", FORM, lambda: forms(small_png(1), jpeg(), small_png(2))),
+    "a bad file among good ones": ("/predict/digit/batch", FORM, lambda: forms(small_png(1), b"hello", small_png(2))),
+    "images": (
+        "/predict/digit/batch",
+        JSON,
+        lambda: json.dumps({"images": [base64.b64encode(small_png(index)).decode() for index in range(9)]}).encode(),
+    ),
+    "three grids of pixels": ("/predict/digit/batch", JSON, lambda: grids(3)),
+    "many grids of pixels": ("/predict/digit/batch", JSON, lambda: grids(64)),
+    "more grids than go the short way": ("/predict/digit/batch", JSON, lambda: grids(200)),
+    "too many grids": ("/predict/digit/batch", JSON, lambda: grids(257)),
+    "no grids": ("/predict/digit/batch", JSON, lambda: b'{"pixels": []}'),
+    "a blank grid": ("/predict/digit/batch", JSON, lambda: json.dumps({"pixels": [[[0] * 28] * 28] * 2}).encode()),
+    "a batch of no known type": ("/predict/digit/batch", "text/plain", lambda: b"7"),
     "a text": ("/predict/sequence", JSON, lambda: HEADLINE),
     "a series": ("/predict/sequence", JSON, lambda: WEEK),
     "a text for another model": ("/predict/sequence", JSON, lambda: b'{"text": "Oil prices", "model": "topic-gru"}'),
@@ -138,6 +163,29 @@ def test_a_known_head_cut_within_its_last_line_is_waited_for(service):
             line.sendall(whole[cut:])
             status, _, content = answer_from(stream)
             assert (status, content["digit"]) == (200, 7)
+
+
+def test_a_large_request_in_many_pieces_is_one_request(service):
+    """Longer than any one read: all of it is gathered, in order."""
+    with connect(service) as line:
+        whole = request(grids(64), path="/predict/digit/batch", kind=JSON)
+        for at in range(0, len(whole), 10_000):
+            line.sendall(whole[at : at + 10_000])
+            time.sleep(0.002)
+        status, headers, content = answer_from(line.makefile("rb"))
+    assert (status, headers["x-batch-rows"]) == (200, "64")
+    assert [each["digit"] for each in content["predictions"]][:5] == [7, 2, 1, 0, 4]
+
+
+def test_the_largest_body_is_a_setting_for_both_ways(tmp_path):
+    """What is small enough for the short way may be too large for the service."""
+    with Server(tmp_path, workers=1, max_body_bytes=2048) as server:
+        for path, body in (("/predict/sequence", WEEK), ("/predict/digit/batch", grids(3))):
+            assert len(body) > 2048
+            for query in ("", "?"):
+                answer = server.client.post(path + query, content=body, headers={"Content-Type": JSON})
+                assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        assert server.client.post("/predict/sequence", content=HEADLINE, headers={"Content-Type": JSON}).is_success
 
 
 def test_requests_sent_without_waiting_are_answered_in_order(service):
