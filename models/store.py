@@ -203,7 +203,8 @@ class Store(StoreReader):
             staged = self.stage()
             try:
                 if (self._model(name) / LAST_FILE).exists():
-                    return self._adopt(source, name, staged)
+                    # another process may have seeded it since it was found missing
+                    return not self.versions(name) and self._adopt(source, name, staged)
                 shutil.copytree(source.root / name, staged, dirs_exist_ok=True)
                 disk.write(staged / LAST_FILE, f"{max(source.versions(name))}\n")
                 disk.sync_tree(staged)
