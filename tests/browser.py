@@ -38,10 +38,12 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def visit(chromium: Browser, url: str, *, expected: tuple[str, ...] = (), **options: object) -> Iterator[Page]:
+def visit(
+    chromium: Browser, url: str, *, expected: tuple[str, ...] = (), wait: bool = True, **options: object
+) -> Iterator[Page]:
     """A page in a context of its own; fails when it complained, or asked another host than its own.
 
-    `expected` are pieces of complaints that the test provokes.
+    `expected` are pieces of complaints that the test provokes; `wait` is off where a page waits for someone.
     """
     options = {"viewport": WIDE, "locale": "en-GB", "color_scheme": "light", **options}
     context = chromium.new_context(**options)
@@ -53,7 +55,7 @@ def visit(chromium: Browser, url: str, *, expected: tuple[str, ...] = (), **opti
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
     page.goto(url)
-    if "/docs" not in url and "/redoc" not in url:
+    if wait:
         ready(page)
     yield page
     unexpected = [each for each in complaints if not any(piece in each for piece in expected)]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 NEW = shipped("digit-mlp") + 1
 LOST = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE")
-JOB_MS = 150_000
+JOB_MS = 400_000
 
 
 @pytest.fixture(scope="module")

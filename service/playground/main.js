@@ -121,9 +121,9 @@ async function start() {
   setInterval(look, ASK_MS);
   route();
   look();
+  performance.mark("usable");
   await refresh().catch(() => {});
   document.documentElement.dataset.ready = "";
-  performance.mark("ready");
 }
 
 start();

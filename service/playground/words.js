@@ -56,9 +56,14 @@ function learn() {
   }
 }
 
+/** Switch, and remember it. */
 export function setLanguage(next) {
-  language = next;
   localStorage.setItem(KEY, next);
+  speak(next);
+}
+
+function speak(next) {
+  language = next;
   document.documentElement.lang = next === "zh" ? "zh-Hans" : "en";
   for (const node of document.querySelectorAll("[data-t]")) {
     for (const [attribute, [text, values]] of Object.entries(told.get(node) ?? {})) put(node, attribute, text, values);
@@ -68,7 +73,7 @@ export function setLanguage(next) {
 
 export function startWords() {
   learn();
-  setLanguage(language);
+  speak(language);
 }
 
 // ---------------------------------------------------------------------- numbers, in the page's language
