@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from models.canary import CanaryOrder, CanaryOutcome, CanaryRule, End, Mode, Verdict
 from models.manifest import Kind
@@ -57,14 +57,14 @@ class CanarySide(Schema):
     failed_requests: int
     rows: int = Field(description="with those that failed")
     failed_rows: int
-    error_rate: float | None = Field(description="failed rows by rows")
-    latency_ms_mean: float | None = Field(description="from the queue to the end of the run")
-    latency_ms_p50: float | None
-    latency_ms_p99: float | None
-    queue_ms_mean: float | None
-    run_ms_per_row: float | None = Field(description="time of a run by its rows")
-    mean_confidence: float | None = Field(description="largest probability; `null` for forecasts")
-    mean_interval_width: float | None = Field(description="of forecasts, in the target's unit")
+    error_rate: float | None = Field(None, description="failed rows by rows")
+    latency_ms_mean: float | None = Field(None, description="from the queue to the end of the run")
+    latency_ms_p50: float | None = None
+    latency_ms_p99: float | None = None
+    queue_ms_mean: float | None = None
+    run_ms_per_row: float | None = Field(None, description="time of a run by its rows")
+    mean_confidence: float | None = Field(None, description="largest probability; `null` for forecasts")
+    mean_interval_width: float | None = Field(None, description="of forecasts, in the target's unit")
 
     @classmethod
     def of(cls, totals: CanaryTotals, side: Side, kind: Kind) -> CanarySide:
@@ -89,19 +89,20 @@ class CanaryFigures(Schema):
     live: CanarySide
     candidate: CanarySide
     confidence_difference: float | None = Field(
-        description="mean confidence of the candidate less that of the live one"
+        None, description="mean confidence of the candidate less that of the live one"
     )
     fallbacks: int = Field(description="requests that the live version answered in the candidate's place")
     dropped_rows: int = Field(description="rows not shadowed, for the candidate was too far behind")
     compared_rows: int = Field(description="rows that both versions answered; 0 with `split`")
     agreement: float | None = Field(
+        None,
         description="share of the compared rows with the same label; of forecasts, the share of points of the "
-        "candidate's `mean` within the live interval"
+        "candidate's `mean` within the live interval",
     )
     confidence_shift: float | None = Field(
-        description="mean change, from the live version to the candidate, of the probability of the live answer"
+        None, description="mean change, from the live version to the candidate, of the probability of the live answer"
     )
-    mean_abs_difference: float | None = Field(description="of the two forecasts' `mean`, in the target's unit")
+    mean_abs_difference: float | None = Field(None, description="of the two forecasts' `mean`, in the target's unit")
 
     @classmethod
     def of(cls, totals: CanaryTotals, kind: Kind) -> CanaryFigures:
@@ -141,10 +142,10 @@ class RunningCanary(Schema):
     against: int = Field(description="the live version it is tried against")
     percent: float
     mode: Mode
-    rule: Rule | None
+    rule: Rule | None = None
     started_at: datetime
     figures: CanaryFigures
-    verdict: RuleVerdict | None
+    verdict: RuleVerdict | None = None
 
     @classmethod
     def of(cls, order: CanaryOrder, figures: CanaryFigures, verdict: Verdict | None) -> RunningCanary:
@@ -163,7 +164,7 @@ class EndedCanary(Schema):
     against: int
     percent: float
     mode: Mode
-    rule: Rule | None
+    rule: Rule | None = None
     started_at: datetime
     ended_at: datetime
     outcome: End = Field(
@@ -171,11 +172,14 @@ class EndedCanary(Schema):
         "`ended`: by DELETE; `superseded`: another version went live"
     )
     reason: str
-    figures: CanaryFigures | None
+    figures: CanaryFigures | None = None
 
     @classmethod
     def of(cls, ended: CanaryOutcome) -> EndedCanary:
-        figures = CanaryFigures.model_validate(ended.figures) if ended.figures else None
+        try:
+            figures = CanaryFigures.model_validate(ended.figures)
+        except ValidationError:  # written by a release that counted something else
+            figures = None
         return cls(
             **_order(ended.order),
             ended_at=ended.ended_at,
@@ -189,8 +193,8 @@ class CanaryInfo(Schema):
     """The canary of a model: the running one, and how the one before it ended."""
 
     model: str = Field(examples=["digit-cnn"])
-    running: RunningCanary | None
-    last: EndedCanary | None
+    running: RunningCanary | None = None
+    last: EndedCanary | None = None
 
 
 def rule_of(rule: Rule | None) -> CanaryRule | None:

@@ -61,7 +61,6 @@ _HEADERS = {
     "X-Queue-Ms": "time the rows waited for the device",
     "X-Run-Ms": "time the device took for the batch",
     "X-Batch-Rows": "rows of that batch",
-    "X-Canary": "`candidate` if a canary's candidate answered, `fallback` if the live version did so in its place",
     "X-Provider": "execution provider that ran it",
     "X-Request-ID": "the request's id, the client's own if it sent one",
 }
@@ -212,6 +211,9 @@ _MODEL_QUERY: list[dict[str, Any]] = [
 ]
 
 
+_CANARY_HEADER = {
+    "X-Canary": "`candidate` if a canary's candidate answered, `fallback` if the live version did so in its place"
+}
 _CANARY_KEY: dict[str, Any] = {
     "name": "X-Canary-Key",
     "in": "header",
@@ -228,7 +230,8 @@ def _operation(
     answers: dict[str, Any],
     parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}
+    shown = _HEADERS | _CANARY_HEADER
+    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in shown.items()}
     done = {
         "description": "The prediction",
         "headers": headers,

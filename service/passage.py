@@ -15,12 +15,13 @@ from typing import Any
 
 from starlette.types import Scope
 
+from service.agreement import is_finite
 from service.batch import Answer, Part, Reply
 from service.canary_tally import Side
 from service.engine import Runner
 from service.errors import Busy, DeadlinePassed, InternalError, ServiceError
 from service.slot import Loaded
-from service.trial import Trial, is_finite
+from service.trial import Trial
 from service.wire import ClientGone, Header, header
 
 KEY_HEADER = b"x-canary-key"

@@ -12,10 +12,9 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from models.canary import CanaryOrder
 from models.manifest import Manifest
+from service.agreement import Reading, is_finite
 from service.batch import Answer, BatchReport, Entrance, Part, Reply
 from service.batcher import Batcher
 from service.canary_tally import CanaryTally, Side
@@ -86,7 +85,7 @@ class Trial:
         self._on_lost = on_lost
         self._below = order.percent * _SHARES / 100
         self._salt = f"{slot.name}/{order.version}/".encode()
-        self._reading = _Reading(candidate.manifest)
+        self._reading = Reading(candidate.manifest)
         self._tasks: set[asyncio.Task[None]] = set()
         self._rereading = 0
         rows = settings.max_batch_rows
@@ -219,36 +218,6 @@ class Trial:
             self._on_lost(f"{report.engine.provider} failed while running version {self.order.version}")
 
 
-class _Reading:
-    """What the outputs of a model say of themselves, each [rows, …]."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        names = [spec.name for spec in manifest.outputs]
-        self._places = tuple(names.index(name) for name in ("mean", "lower", "upper")) if manifest.series else None
-
-    def certainty(self, outputs: Sequence[Array]) -> float:
-        """Summed over the rows: the largest probability, or the mean width of a forecast's interval."""
-        if self._places is None:
-            return float(outputs[0].max(1).sum())
-        _, lower, upper = (outputs[place] for place in self._places)
-        return float((upper - lower).mean(1).sum())
-
-    def compare(self, live: Sequence[Array], candidate: Sequence[Array]) -> tuple[float, float, float]:
-        """Summed over the rows: agreement, shift of the probability of the live answer, difference of the forecasts.
-
-        A row agrees when its label is the same; a forecast by the share of its points within the live interval.
-        """
-        if self._places is None:
-            best = live[0].argmax(1)
-            rows = np.arange(len(best))
-            shift = float((candidate[0][rows, best] - live[0][rows, best]).sum())
-            return float((candidate[0].argmax(1) == best).sum()), shift, 0.0
-        mean, lower, upper = (live[place] for place in self._places)
-        theirs = candidate[self._places[0]]
-        inside = ((theirs >= lower) & (theirs <= upper)).mean(1).sum()
-        return float(inside), 0.0, float(np.abs(theirs - mean).mean(1).sum())
-
-
 class _Shadow:
     """Where the candidate's answer to a shadowed part goes: to be compared, and to nobody else."""
 
@@ -311,11 +280,6 @@ class _Counted:
 
     def cancel(self) -> None:
         self._reply.cancel()
-
-
-def is_finite(answer: Answer) -> bool:
-    """Whether an answer is numbers throughout."""
-    return all(bool(np.isfinite(output).all()) for output in answer.outputs)
 
 
 Trials = Mapping[str, Trial]

@@ -1,0 +1,46 @@
+"""What the outputs of a model say of themselves, and how far those of two versions agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.manifest import Manifest
+from service.batch import Answer
+from service.engine import Array
+
+
+class Reading:
+    """What the outputs of a model say of themselves, each [rows, …]."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        names = [spec.name for spec in manifest.outputs]
+        self._places = tuple(names.index(name) for name in ("mean", "lower", "upper")) if manifest.series else None
+
+    def certainty(self, outputs: Sequence[Array]) -> float:
+        """Summed over the rows: the largest probability, or the mean width of a forecast's interval."""
+        if self._places is None:
+            return float(outputs[0].max(1).sum())
+        _, lower, upper = (outputs[place] for place in self._places)
+        return float((upper - lower).mean(1).sum())
+
+    def compare(self, live: Sequence[Array], candidate: Sequence[Array]) -> tuple[float, float, float]:
+        """Summed over the rows: agreement, shift of the probability of the live answer, difference of the forecasts.
+
+        A row agrees when its label is the same; a forecast by the share of its points within the live interval.
+        """
+        if self._places is None:
+            best = live[0].argmax(1)
+            rows = np.arange(len(best))
+            shift = float((candidate[0][rows, best] - live[0][rows, best]).sum())
+            return float((candidate[0].argmax(1) == best).sum()), shift, 0.0
+        mean, lower, upper = (live[place] for place in self._places)
+        theirs = candidate[self._places[0]]
+        inside = ((theirs >= lower) & (theirs <= upper)).mean(1).sum()
+        return float(inside), 0.0, float(np.abs(theirs - mean).mean(1).sum())
+
+
+def is_finite(answer: Answer) -> bool:
+    """Whether an answer is numbers throughout."""
+    return all(bool(np.isfinite(output).all()) for output in answer.outputs)
