@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
@@ -38,6 +39,8 @@ from training.shift import Shift
 RECOVERIES = 50
 """The engine's own bound on taking a job up again; `job.TRIES` is the one that matters: it forgives after progress."""
 QUEUE_POLL_S = 0.5
+_AGAIN_S = 2.0
+_IDLE_LOOKS = 3
 _IDLE_TRANSACTION_S = 10.0  # a frozen worker must not hold a row longer than others wait for its heartbeat
 
 log = logging.getLogger("training.worker")
@@ -48,19 +51,40 @@ class DbosLedger:
     """A job's record in DBOS: steps, the event stream and the snapshot of the workflow that runs."""
 
     def __init__(self, job_id: str) -> None:
-        self._id, self._tries = job_id, 0
+        self._id, self._tries, self._stepping = job_id, 0, False
 
     async def step(self, name: str, work: Callable[[], Awaitable[Any]], *, preemptible: bool = True) -> Any:
         async def call() -> Any:
-            return await work()
+            self._stepping = True
+            try:
+                return await work()
+            finally:
+                self._stepping = False
 
         return await DBOS.run_step_async({"name": name, "preemptible": preemptible}, call)
 
     async def tell(self, event: JobEvent) -> None:
-        await DBOS.write_stream_async(EVENTS, event.model_dump(mode="json"))
+        await self._write(lambda: DBOS.write_stream_async(EVENTS, event.model_dump(mode="json")))
 
     async def save(self, snapshot: Snapshot) -> None:
-        await DBOS.set_event_async(SNAPSHOT, snapshot.model_dump(mode="json"))
+        await self._write(lambda: DBOS.set_event_async(SNAPSHOT, snapshot.model_dump(mode="json")))
+
+    async def _write(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Write; in a step as often as it takes, or a full disk would be recorded as the step's own failure.
+
+        Outside a step each call counts in the replay, so there the error goes up and the workflow begins again.
+        """
+        told = False
+        while True:
+            try:
+                return await write()
+            except SQLAlchemyError as exc:
+                if not self._stepping:
+                    raise
+                if not told:
+                    log.error("job %s waits for its database: %s", self._id, _first_line(exc))
+                told = True
+                await asyncio.sleep(_AGAIN_S)
 
     async def count_try(self) -> int:
         return await _aside(lambda: self._note_try(1 + self._tries_so_far()))
@@ -91,6 +115,7 @@ class JobQueue:
         self._url, self._name, self._jobs, self._concurrency = url, executor_id, jobs, concurrency
         self.shift = Shift()
         self._running: dict[str, asyncio.Task[Any]] = {}
+        self._idle: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: DBOSClient | None = None
         self._registered = False
@@ -152,13 +177,17 @@ class JobQueue:
             for row in self._client.list_workflows(
                 name=WORKFLOW, status="PENDING", executor_id=self._name, load_input=False, load_output=False
             ):
-                self._client.update_workflow_attributes(row.workflow_id, {BEGUN: True, TRIES: 0}, merge=True)
-                self._client.resume_workflow(row.workflow_id, queue_name=QUEUE)
+                self._give_back(row.workflow_id)
                 log.info("job %s waits for the next worker", row.workflow_id)
         except SQLAlchemyError as exc:
             log.error("the job database does not answer; another worker will notice and take the jobs: %s", exc)
         finally:
             self._client.destroy()
+
+    def _give_back(self, job_id: str) -> None:
+        if self._client is not None:
+            self._client.update_workflow_attributes(job_id, {BEGUN: True, TRIES: 0}, merge=True)
+            self._client.resume_workflow(job_id, queue_name=QUEUE)
 
     def _agree_on_concurrency(self) -> None:
         """The limit belongs to the queue: what the last worker brings counts for all of its database."""
@@ -201,6 +230,17 @@ class JobQueue:
                 log.warning("job %s is another worker's now", row.workflow_id)
                 self._loop.call_soon_threadsafe(here[row.workflow_id].cancel)
 
+    def give_back_idle(self) -> None:
+        """Put back in the queue what is ours by its row and runs nowhere: its end could not be written, say."""
+        ours = {job_id for job_id, name in self._pending().items() if name == self._name}
+        idle = ours - set(self._running)
+        self._idle = Counter({job_id: self._idle[job_id] + 1 for job_id in idle})
+        for job_id, looks in list(self._idle.items()):
+            if looks >= _IDLE_LOOKS:  # one that has just come or gone is no such job
+                log.warning("job %s had stopped without an end; it goes back to the queue", job_id)
+                self._give_back(job_id)
+                del self._idle[job_id]
+
     def _pending(self) -> dict[str, str | None]:
         if self._client is None:
             return {}
@@ -230,10 +270,26 @@ class JobQueue:
             if await _aside(lambda: _acknowledge(run)):
                 await run.clear()
             raise
+        except SQLAlchemyError as exc:
+            log.error("job %s goes back to the queue when its database takes it: %s", job_id, _first_line(exc))
+            await run.close()
+            await self._give_back_in_time(job_id)
+            raise
         finally:
             await run.close()
             if self._running.get(job_id) is task:
                 del self._running[job_id]
+
+    async def _give_back_in_time(self, job_id: str) -> None:
+        while True:
+            try:
+                return await _aside(lambda: self._give_back(job_id))
+            except SQLAlchemyError:
+                await asyncio.sleep(_AGAIN_S)
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).partition("\n")[0]
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -117,6 +117,9 @@ class Jobs(Protocol):
     def drop_lost(self) -> None:
         """End what runs here of jobs that are no longer ours."""
 
+    def give_back_idle(self) -> None:
+        """Put back in the queue what is ours by its row and runs nowhere."""
+
 
 class Watchdog:
     """A thread that counts for worker `name` and gives the jobs of silent ones back to the queue."""
@@ -165,3 +168,4 @@ class Watchdog:
             else:
                 self._heartbeats.forget(name, counts.get(name))
         self._jobs.drop_lost()
+        self._jobs.give_back_idle()

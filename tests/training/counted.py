@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def keep_diary() -> None:
 
     def noted_train(run: fit._Fit, epoch: int) -> float:
         note(PLAN, WORK, "epoch", epoch)
+        time.sleep(PLAN.get("epoch_s", 0.0))
         return train(run, epoch)
 
     def noted_save(path: Path, run: dict[str, Any], state: dict[str, Any]) -> None:

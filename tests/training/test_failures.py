@@ -218,3 +218,21 @@ def test_the_limit_of_a_file_stands_in_for_a_full_disk(tmp_path):
         plan(tmp_path)
         assert desk.end(desk.put())["status"] == "succeeded"
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == hard
+
+
+def test_a_database_that_takes_no_writes_for_a_while_ends_no_job(tmp_path):
+    """While every write of the worker is refused, as on a full disk, the job waits; then it goes on to its end."""
+    plan(tmp_path, epoch_s=1.0)
+    with WorkerProcess(tmp_path) as worker:
+        desk = Desk(tmp_path)
+        job_id = desk.put(epochs=4)
+        desk.wait_epoch(job_id, 1)
+        limits = resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (1, limits[1]))
+        refused = ("waits for its database", "goes back to the queue when its database takes it")
+        wait_until(lambda: any(words in worker.log.read_text() for words in refused), 60)
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, limits)
+        assert desk.end(job_id, 90)["status"] == "succeeded"
+        assert desk.epochs(job_id) == [1, 2, 3, 4]
+        assert desk.end(desk.put(), 60)["status"] == "succeeded"
+        desk.close()

@@ -75,6 +75,9 @@ class Queue:
     def drop_lost(self) -> None:
         self.looks += 1
 
+    def give_back_idle(self) -> None:
+        pass
+
 
 def test_a_watchdog_takes_from_the_silent_and_from_nobody_else(tmp_path):
     """A worker that never counted and one that stopped lose their jobs; one that counts and the watchdog's do not."""
