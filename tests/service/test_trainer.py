@@ -1,5 +1,6 @@
 """The embedded worker: a real process that the parent starts, restarts and stops."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -94,17 +95,20 @@ def test_the_worker_dies_with_the_service(tmp_path):
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10)
 
 
-def test_secrets_are_not_on_the_workers_command_line(tmp_path, monkeypatch):
+def test_settings_are_on_the_workers_command_line_and_secrets_are_not(tmp_path, monkeypatch):
     """The database's password travels in the environment, and the API keys not at all."""
     monkeypatch.setenv("NEUROSERVE_API_KEYS", "ops:admin:a-secret-of-some-length")
     show = "import os, sys, json; json.dump([sys.argv, dict(os.environ)], open('seen.json', 'w'))"
     monkeypatch.chdir(tmp_path)
     url = "postgresql://neuro:password@db/jobs"
-    worker = EmbeddedWorker(Settings(state=tmp_path, database_url=url), (sys.executable, "-c", show))
+    settings = Settings(state=tmp_path, database_url=url, train_concurrency=3, trainer_silent_s=7)
+    worker = EmbeddedWorker(settings, (sys.executable, "-c", show))
     worker.start()
     text = wait_until(lambda: (seen := tmp_path / "seen.json").exists() and seen.read_text(), 10)
     worker.stop(5)
     arguments, environment = json.loads(text)
     assert not any("password" in argument for argument in arguments)
+    given = dict(itertools.pairwise(arguments))
+    assert (given["--concurrency"], given["--silent-s"]) == ("3", "7.0")
     assert environment["NEUROSERVE_DATABASE_URL"] == url
     assert "NEUROSERVE_API_KEYS" not in environment
