@@ -59,6 +59,7 @@ class Canaries:
         self._loader = loader
         self._process = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._stamps: dict[str, tuple[int, int] | None] = {}
+        self._told: dict[str, str] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._passed: set[tuple[str, int]] = set()
@@ -154,8 +155,12 @@ class Canaries:
         async with self._lock(slot.name):
             try:
                 await self._follow(slot)
-            except (CanaryError, StoreError) as exc:
-                log.error("%s: %s", slot.name, exc)
+                self._told.pop(slot.name, None)
+            except Exception as exc:  # whoever watches the store must live on
+                if self._told.get(slot.name) != str(exc):
+                    self._told[slot.name] = str(exc)
+                    expected = isinstance(exc, CanaryError | StoreError)
+                    log.error("%s: its canary: %s", slot.name, exc, exc_info=None if expected else exc)
 
     def changed(self, name: str) -> bool:
         """Whether a canary was ordered or has ended since the last look; cheap enough to ask four times a second."""

@@ -59,7 +59,6 @@ class Lane:
         self.explained = False
         self._futures: list[asyncio.Future[Answer]] = []
         self._queue = trial.slot.batcher if side == "live" else trial.batcher
-        self._runner: Runner = live.engine if side == "live" else trial.runner
 
     @property
     def batcher(self) -> Lane:
@@ -77,7 +76,7 @@ class Lane:
 
     def submit(
         self,
-        engine: Runner,  # noqa: ARG002 (a Queue's)
+        engine: Runner,
         parts: Sequence[Part],
         *,
         timeout_s: float,
@@ -85,18 +84,21 @@ class Lane:
     ) -> list[asyncio.Future[Answer]]:
         if self.side == "candidate":
             timeout_s *= _CANDIDATES_SHARE_OF_TIME
+        futures = self._queue.submit(self._runner(engine), parts, timeout_s=timeout_s, gone=gone)
         if self.parts:  # what follows from the first answers explains them
             self.explained = True
-            return self._queue.submit(self._runner, parts, timeout_s=timeout_s, gone=gone)
-        self.parts = parts
-        self._futures = self._queue.submit(self._runner, parts, timeout_s=timeout_s, gone=gone)
-        return self._futures
+        else:
+            self.parts, self._futures = parts, futures
+        return futures
 
-    def admit(self, engine: Runner, part: Part, reply: Reply, *, timeout_s: float, gone: Callable[[], bool]) -> None:  # noqa: ARG002 (a Queue's)
-        self._queue.admit(self._runner, part, reply, timeout_s=timeout_s, gone=gone)
+    def admit(self, engine: Runner, part: Part, reply: Reply, *, timeout_s: float, gone: Callable[[], bool]) -> None:
+        self._queue.admit(self._runner(engine), part, reply, timeout_s=timeout_s, gone=gone)
 
-    def hold(self, engine: Runner) -> AbstractContextManager[None]:  # noqa: ARG002 (a Queue's)
-        return self._queue.hold(self._runner)
+    def hold(self, engine: Runner) -> AbstractContextManager[None]:
+        return self._queue.hold(self._runner(engine))
+
+    def _runner(self, engine: Runner) -> Runner:
+        return engine if self.side == "live" else self.trial.runner
 
     def most_rows(self, length: int) -> int:
         return self._queue.most_rows(length)
@@ -118,6 +120,8 @@ class Passage:
             picked = self._side is None and trial.picks(self._key)
             side: Side = self._side or ("candidate" if picked and not trial.shadows else "live")
             found = self._lanes[trial] = Lane(trial, live, side, shadowed=picked and trial.shadows)
+        elif found.side == "live":
+            found.loaded = live  # the one before may have been swapped out while the request was decoded
         return found
 
     @property

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from models.store import Store
+from service.batch import Part
 from service.errors import InvalidInput
 from service.exchange import Ready, Request
 from service.fork import Fork
@@ -66,6 +67,30 @@ def test_a_failing_candidate_is_stood_in_for_by_live(store):
         assert (told.fallbacks, told.candidate.failed_requests, told.candidate.failed_rows) == (3, 3, 5)
         assert (told.candidate.requests, told.candidate.rows, told.live.requests) == (4, 6, 0)
         assert told.candidate.error_rate == pytest.approx(5 / 6)
+
+    run(store, scenario)
+
+
+def test_a_swap_while_a_request_is_decoded_is_followed(store):
+    """The version that was live when the request came may be closed by then: the rows go to the one that is."""
+    store.promote(NAME, publish_table(store, GOOD))
+
+    async def scenario(registry):
+        await order(registry, percent=1)
+        key = next(f"{n}" for n in range(99) if not picked(f"{n}", 2, 1))
+
+        async def answer():
+            await registry.model("image", None, None)
+            store.rollback(NAME)
+            await registry.loaded(NAME).refresh()
+            await asyncio.sleep(0.05)
+            place, loaded = await registry.model("image", None, None)
+            part = Part({"pixels": np.zeros((1, 28, 28), np.uint8)})
+            (future,) = place.batcher.submit(loaded.engine, [part], timeout_s=5)
+            return {"model": {"version": loaded.version}}, [await future]
+
+        told, answers = await Passage(key.encode()).run(answer)
+        assert (told["model"]["version"], answers[0].version) == (1, 1)
 
     run(store, scenario)
 
