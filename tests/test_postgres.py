@@ -20,13 +20,11 @@ from tests.service.test_train import (  # noqa: F401
     test_a_running_job_is_cancelled_within_two_seconds,
     test_a_waiting_job_is_cancelled_at_once,
     test_events_come_once_in_order_and_can_be_taken_up_again,
-    test_failures_and_refusals_say_why,
     test_the_list_is_newest_first_and_pages_show_each_job_once,
     test_the_same_key_gives_the_same_job,
 )
 from tests.training.test_worker import (  # noqa: F401
     own,
-    test_a_killed_worker_is_followed_by_one_that_repeats_nothing,
     test_a_stopped_worker_gives_its_job_back,
 )
 from tests.workers import Desk, WorkerProcess, plan

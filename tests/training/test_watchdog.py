@@ -259,10 +259,10 @@ def versions(state):
 
 @pytest.mark.slow
 def test_two_workers_share_a_queue_and_no_job_runs_twice(crew, tmp_path):
-    """Twelve short jobs: each is trained once and published once, and both workers have done some."""
+    """Eight short jobs: each is trained once and published once, and both workers have done some."""
     plan(tmp_path, epoch_s=0.05, diary=str(tmp_path / "diary"))
     desk = crew.start("one", "two", silent_s=20)
-    jobs = [desk.put(epochs=1) for _ in range(12)]
+    jobs = [desk.put(epochs=1) for _ in range(8)]
     for job_id in jobs:
         assert desk.end(job_id, 60)["status"] == "succeeded"
     assert Counter(job for _, job, _, what, *_ in diary(tmp_path) if what == "epoch") == Counter(jobs)
