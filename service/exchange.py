@@ -127,7 +127,7 @@ class Exchange:
     # ------------------------------------------------------------------ what the batcher calls
 
     def done(self) -> bool:
-        return self.response_complete or self.disconnected
+        return self.response_complete
 
     def gone(self) -> bool:
         return self.disconnected
@@ -138,6 +138,8 @@ class Exchange:
             self.missed(None, perf_counter() - self.started)
 
     def set_result(self, answer: Answer) -> None:
+        if self.disconnected:
+            return
         try:
             body = self.render(answer) if self.render is not None else b""
         except Exception as error:
@@ -150,6 +152,8 @@ class Exchange:
             self._send(200, JSON, body, headers)
 
     def set_exception(self, error: ServiceError) -> None:
+        if self.disconnected:
+            return
         if self.missed is not None:
             self.missed(error, perf_counter() - self.started)
         told = refusal(error, self.head.path, self.request_id.decode())

@@ -83,9 +83,9 @@ class Infer(Endpoint):
         if frame.packed is not None:
             body = await self.off_loop(compression.unpack, body, frame.packed, limit)
         check = functools.partial(self.door.query, slot, loaded, body, frame.json_length)
-        if frame.json_length is None and len(body) > _ON_LOOP_BYTES:
-            return await self.off_loop(check)
-        return check()
+        said = frame.json_length
+        json_bytes = int(said) if said is not None and said.isdigit() and len(said) < 10 else len(body)
+        return check() if json_bytes <= _ON_LOOP_BYTES else await self.off_loop(check)
 
     async def _answers(self, slot: Slot, loaded: Loaded, query: Query, receive: Receive) -> Sequence[Answer]:
         timeout_s, gone = self.door.timeout_s(query), leaver(receive)
