@@ -33,6 +33,10 @@ class VersionInCanaryError(VersionInUseError):
     """The version is the candidate of a running canary."""
 
 
+class LiveChangedError(StoreError):
+    """Another version has gone live meanwhile."""
+
+
 class VersionGoneError(StoreError):
     """What a job has published was deleted since."""
 

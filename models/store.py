@@ -25,6 +25,7 @@ from models.canary import candidate_of
 from models.manifest import MANIFEST_FILE, Manifest, file_entry
 from models.reading import (
     LIVE_FILE,
+    LiveChangedError,
     NothingToRollBackError,
     StoreError,
     StoreHeldError,
@@ -40,6 +41,7 @@ from models.reading import (
 from models.staging import Staging
 
 __all__ = [
+    "LiveChangedError",
     "NothingToRollBackError",
     "Store",
     "StoreError",
@@ -127,18 +129,16 @@ class Store(StoreReader):
             )
         return None
 
-    def promote(self, name: str, version: int, *, unless_before: bool = False) -> None:
-        """Make a version live after verifying it; the one before it becomes what rollback goes to.
+    def promote(self, name: str, version: int) -> None:
+        """Make a version live after verifying it; the one before it becomes what rollback goes to."""
+        self._promote(name, version)
 
-        With `unless_before` a version that was live before is left as it is now: what others decided since stands.
+    def promote_first(self, name: str, version: int, over: int | None) -> None:
+        """Make a version live that was judged beside the live one, `over`; LiveChangedError when another is live now.
+
+        A version that was live before is left as it is: what others have decided since stands.
         """
-        self.folder(name, version)
-        with self._writing(f"{name} version {version} was not made live"), self._locked(name):
-            history = self.live_history_or_empty(name)
-            if unless_before and version in {*history, *self._rolled_back(name)}:
-                return
-            self.verify(name, version)
-            self._point(name, [version, *(old for old in history if old != version)])
+        self._promote(name, version, [] if over is None else [over])
 
     def rollback(self, name: str) -> int:
         """Make the previously live version live again and return its number."""
@@ -197,6 +197,18 @@ class Store(StoreReader):
         return [name for name in missing if self._seed(source, name)]
 
     # ------------------------------------------------------------------ inside
+
+    def _promote(self, name: str, version: int, over: list[int] | None = None) -> None:
+        self.folder(name, version)
+        with self._writing(f"{name} version {version} was not made live"), self._locked(name):
+            history = self.live_history_or_empty(name)
+            if over is not None:
+                if version in {*history, *self._rolled_back(name)}:
+                    return
+                if history[:1] != over:
+                    raise LiveChangedError(f"{name}: version {history[:1] or None} is live now, not {over or None}")
+            self.verify(name, version)
+            self._point(name, [version, *(old for old in history if old != version)])
 
     def _seed(self, source: Store, name: str) -> bool:
         with self._writing(f"{name} was not copied from {source.root}"):

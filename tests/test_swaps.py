@@ -222,7 +222,10 @@ def test_a_hundred_swaps_at_two_hundred_requests_a_second_fail_nobody(tmp_path):
 
 @pytest.mark.slow
 def test_a_version_that_fails_its_self_test_here_is_refused_and_told_of(tmp_path):
-    """The order is taken, the old version answers on in every worker, and `/models` and a metric say why."""
+    """The order is taken, the old version answers on in every worker, and `/models` and a metric say why.
+
+    A store that cannot be written is a 503 with the reason, and changes nothing of what is served.
+    """
     store = Store(tmp_path / "models")
     store.seed(SHIPPED)
     old = shipped(NAME)
@@ -253,3 +256,9 @@ def test_a_version_that_fails_its_self_test_here_is_refused_and_told_of(tmp_path
         assert answer.json()["model"]["version"] == old
         assert server.client.post(f"/models/{NAME}/rollback").json()["live"] == old
         wait_until(lambda: server.client.get(f"/models/{NAME}").json()["problem"] is None, 5)
+        shutil.rmtree(store.root / ".locks")
+        (store.root / ".locks").write_text("no folder")
+        refused = server.client.post(f"/models/{NAME}/promote", json={"version": old})
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+        assert f"{NAME} version {old} was not made live" in refused.json()["detail"]
+        assert server.client.get("/health/ready").status_code == 200

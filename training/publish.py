@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from models.disk import reason
 from models.jobs import JobGate, JobModel, JobResult, Promote
 from models.manifest import GateVerdict, Manifest, file_entry
-from models.store import Store, StoreWriteError
+from models.store import LiveChangedError, Store, StoreWriteError
 from training import gate, trial
 from training.reports.verdict import add
 
@@ -48,12 +48,28 @@ def publish(candidate: Path, store: Store, promote: Promote = "if_better", job_i
             return JobResult(model=None, metrics=draft.metrics, gate=_gate(verdict))
         published = _publish(candidate, store, draft, verdict, job_id)
     name, version = published.name, published.version
+    told = _gate(published.gate)
     if promote != "manual":
-        store.promote(name, version, unless_before=True)
+        told = _go_live(candidate, draft, store, version, told, promote)
     live = version in store.live_history_or_empty(name)[:1]
-    return JobResult(
-        model=JobModel(name=name, version=version, live=live), metrics=published.metrics, gate=_gate(published.gate)
-    )
+    return JobResult(model=JobModel(name=name, version=version, live=live), metrics=published.metrics, gate=told)
+
+
+def _go_live(candidate: Path, draft: Manifest, store: Store, version: int, told: JobGate, promote: Promote) -> JobGate:
+    """Make the version live; where another has gone live since it was judged, only if it passes beside that one too."""
+    over = told.compared_with
+    while True:
+        try:
+            store.promote_first(draft.name, version, over)
+        except LiveChangedError:
+            verdict = _judge(candidate, draft, store, promote)
+            over = verdict.compared_with
+            again = [f"version {over} has gone live meanwhile; beside it:", *verdict.reasons]
+            told = told.model_copy(update={"reasons": [*told.reasons, *again], "figures": verdict.figures})
+            if not verdict.passed:
+                return told.model_copy(update={"reasons": [*told.reasons, "so it waits to be made live by hand"]})
+        else:
+            return told
 
 
 def _check_files(folder: Path, draft: Manifest) -> None:

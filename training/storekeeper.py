@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> list[argparse.ArgumentPars
     promote.add_argument("version", type=int)
     rollback = verbs.add_parser("rollback", help="make the version that was live before live again")
     rollback.add_argument("name")
-    prune = verbs.add_parser("prune", help="remove old versions")
-    prune.add_argument("name")
-    prune.add_argument("--keep", type=int, default=5, help="how many of the newest stay (5)")
+    prune = verbs.add_parser("prune", help="remove old versions, and what dead processes left unfinished")
+    prune.add_argument("name", nargs="?", help="one model only")
+    prune.add_argument("--keep", type=_count, default=5, help="how many of the newest stay (5)")
     return list(verbs.choices.values())
 
 
@@ -40,9 +40,24 @@ def run(args: argparse.Namespace, store: Store) -> int:
     elif args.verb == "rollback":
         _print([f"{name} version {store.rollback(name)} is live"])
     else:
-        gone = store.prune(name, args.keep)
-        _print([f"removed {', '.join(map(str, gone)) or 'nothing'} of {name}"])
+        _prune(store, args.name, args.keep)
     return 0
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def _prune(store: Store, only: str | None, keep: int) -> None:
+    left = store.sweep()
+    for name in _names(store, only):
+        gone = store.prune(name, keep)
+        _print([f"removed {', '.join(map(str, gone)) or 'nothing'} of {name}"])
+    if left:
+        _print([f"removed {len(left)} {'leftover' if len(left) == 1 else 'leftovers'} of processes that are gone"])
 
 
 def _names(store: Store, name: str | None) -> list[str]:

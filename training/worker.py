@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import address, is_sqlite, shown
 from models.lifeline import signal_when_parent_dies
+from models.store import Store, StoreError
 from training.attempt import train_threads
 from training.job import FIT, JobSettings
 from training.jobqueue import JobQueue
@@ -67,8 +68,20 @@ def main(argv: Sequence[str], fit: Sequence[str] = FIT) -> int:
                 settings.jobs.state,
             )
             return os.EX_TEMPFAIL
+        clear_leftovers(Store(settings.jobs.store))
         serve(settings)
     return 0
+
+
+def clear_leftovers(store: Store) -> None:
+    """Remove what publishers that died have left; a store that cannot be written is no reason not to train."""
+    try:
+        left = store.sweep()
+    except StoreError as exc:
+        log.warning("%s", exc)
+        return
+    if left:
+        log.info("removed %d leftovers of processes that are gone from %s", len(left), store.root)
 
 
 def serve(settings: WorkerSettings) -> None:

@@ -15,17 +15,24 @@ from models.store import (
     NothingToRollBackError,
     Store,
     StoreError,
+    StoreWriteError,
     VersionDamagedError,
     VersionInCanaryError,
     VersionInUseError,
     VersionNotFoundError,
 )
-from service.errors import Conflict, NotFound, ServiceError
+from service.errors import Conflict, NotFound, ServiceError, Unavailable
 from service.openapi import problem_responses
 from service.registry import Registry
 from service.schemas import CanaryRef, ModelInfo, ModelList, Promotion, VersionInfo
 
 router = APIRouter(prefix="/models", tags=["models"])
+_CONFLICTS: dict[type[StoreError], str] = {
+    NothingToRollBackError: "nothing_to_roll_back",
+    VersionInCanaryError: "version_in_canary",
+    VersionInUseError: "version_live",
+    VersionDamagedError: "version_damaged",
+}
 _NOTHING_FROM_OUTSIDE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """A report is a page from a model's folder: whatever is in it, a browser runs no script and asks no other host."""
 
@@ -51,7 +58,7 @@ async def get_model(name: str, registry: TheRegistry) -> ModelInfo:
     return await _known(registry, name)
 
 
-@router.post("/{name}/promote", summary="Make a version live", responses=problem_responses(404, 409, 422))
+@router.post("/{name}/promote", summary="Make a version live", responses=problem_responses(404, 409, 422, 503))
 async def promote(name: str, body: Promotion, registry: TheRegistry) -> ModelInfo:
     """Verify the version, make it live in every worker within two seconds, without a failed request."""
     await _known(registry, name)
@@ -60,7 +67,9 @@ async def promote(name: str, body: Promotion, registry: TheRegistry) -> ModelInf
 
 
 @router.post(
-    "/{name}/rollback", summary="Make the previously live version live again", responses=problem_responses(404, 409)
+    "/{name}/rollback",
+    summary="Make the previously live version live again",
+    responses=problem_responses(404, 409, 503),
 )
 async def rollback(name: str, registry: TheRegistry) -> ModelInfo:
     """One step back in the history of live versions."""
@@ -73,7 +82,7 @@ async def rollback(name: str, registry: TheRegistry) -> ModelInfo:
     "/{name}/versions/{version}",
     summary="Remove a version",
     status_code=204,
-    responses=problem_responses(404, 409, 422),
+    responses=problem_responses(404, 409, 422, 503),
 )
 async def delete_version(name: str, version: int, registry: TheRegistry) -> Response:
     """Remove a version that is not live from the store."""
@@ -116,18 +125,12 @@ async def _change(registry: Registry, name: str, call: Any, /, *args: Any) -> No
 
 
 def _refusal(exc: StoreError) -> ServiceError:
-    match exc:
-        case VersionNotFoundError():
-            return NotFound(f"{exc}.", code="version_not_found")
-        case NothingToRollBackError():
-            return Conflict(f"{exc}.", code="nothing_to_roll_back")
-        case VersionInCanaryError():
-            return Conflict(f"{exc}.", code="version_in_canary")
-        case VersionInUseError():
-            return Conflict(f"{exc}.", code="version_live")
-        case VersionDamagedError():
-            return Conflict(f"{exc}.", code="version_damaged")
-    return Conflict(f"{exc}.", code="store_refused")
+    if isinstance(exc, VersionNotFoundError):
+        return NotFound(f"{exc}.", code="version_not_found")
+    if isinstance(exc, StoreWriteError):
+        return Unavailable(f"{exc}.", code="store_unavailable")
+    code = next((code for kind, code in _CONFLICTS.items() if isinstance(exc, kind)), "store_refused")
+    return Conflict(f"{exc}.", code=code)
 
 
 def _report_page(store: Store, name: str, version: int) -> Path:

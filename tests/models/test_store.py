@@ -9,6 +9,7 @@ import pytest
 
 from models.manifest import MANIFEST_FILE
 from models.store import (
+    LiveChangedError,
     NothingToRollBackError,
     Store,
     StoreError,
@@ -182,12 +183,23 @@ def test_a_job_has_one_version_however_often_it_publishes(store):
 def test_what_was_rolled_back_from_comes_back_only_by_an_order_of_its_own(store):
     """A job that is repeated after somebody rolled its version back does not put it live again."""
     for _ in range(2):
-        store.promote("digit-cnn", publish(store), unless_before=True)
+        store.promote_first("digit-cnn", publish(store), store.live("digit-cnn"))
     store.rollback("digit-cnn")
-    store.promote("digit-cnn", 2, unless_before=True)
+    store.promote_first("digit-cnn", 2, over=1)
     assert store.live("digit-cnn") == 1
     store.promote("digit-cnn", 2)
     assert store.live_history("digit-cnn") == [2, 1]
+
+
+def test_who_was_judged_beside_another_version_is_told_that_it_changed(store):
+    """Between the judgement and the order another version has gone live: nothing happens, with a sentence."""
+    for _ in range(3):
+        publish(store)
+    store.promote_first("digit-cnn", 1, over=None)
+    with pytest.raises(LiveChangedError, match=r"version \[1\] is live now, not None"):
+        store.promote_first("digit-cnn", 2, over=None)
+    store.promote_first("digit-cnn", 3, over=1)
+    assert store.live_history("digit-cnn") == [3, 1]
 
 
 def test_nothing_depends_on_the_clock(store, monkeypatch):

@@ -254,9 +254,14 @@ def test_operators_list_verify_promote_roll_back_and_prune(store: Store, capsys:
     assert store.versions("digit-cnn") == [1, 3]
     assert main(["store", "list", *at]) == 0
     assert main(["store", "verify", *at]) == 0
+    (store.root / ".staging" / "left").mkdir()
+    assert main(["store", "prune", *at]) == 0
+    assert not list((store.root / ".staging").iterdir())
     said = capsys.readouterr().out
     assert "digit-cnn version 3 is live" in said
     assert "removed 2 of digit-cnn" in said
+    assert "removed nothing of digit-cnn" in said
+    assert "removed 1 leftover of processes that are gone" in said
     assert "digit-cnn    1 live" in said
     assert "digit-cnn 3: whole" in said
 
@@ -279,6 +284,9 @@ def test_a_damaged_version_is_shown_and_fails_the_check(store: Store, capsys: py
         (["store", "verify", "chess"], "has no model chess"),
         (["store", "promote", "digit-cnn", "9"], "has no version 9"),
         (["store", "rollback", "chess"], "there is no model chess"),
+        (["store", "rollback", "digit-cnn"], "digit-cnn has no earlier live version to roll back to"),
+        (["store", "prune", "chess"], "has no model chess"),
+        (["store", "list", "chess"], "has no model chess"),
         (["evaluate", "chess"], "has no live version of chess"),
     ],
 )
@@ -289,6 +297,39 @@ def test_what_is_not_there_is_said_in_words(
     assert main([*arguments, "--store", str(store.root)]) == 1
     error = capsys.readouterr().err
     assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_version_is_not_promoted(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file that differs is named, the exit code is 1, and what was live stays."""
+    (store.folder("digit-cnn", 2) / "model.onnx").write_bytes(b"x")
+    assert main(["store", "promote", "digit-cnn", "2", "--store", str(store.root)]) == 1
+    assert "version 2: model.onnx was changed after it was published" in capsys.readouterr().err
+    assert store.live("digit-cnn") == 1
+
+
+def test_operators_use_a_real_shell(store: Store) -> None:
+    """`python -m training store …` on a real folder: what it prints and the exit codes 0, 1 and 2."""
+
+    def shell(*arguments: str) -> tuple[int, str, str]:
+        ended = subprocess.run(
+            [sys.executable, "-m", "training", "store", *arguments, "--store", str(store.root)],
+            check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        return ended.returncode, ended.stdout, ended.stderr
+
+    assert shell("promote", "digit-cnn", "3") == (0, "digit-cnn version 3 is live\n", "")
+    assert shell("verify") == (0, "".join(f"digit-cnn {number}: whole\n" for number in (1, 2, 3)), "")
+    assert shell("rollback", "digit-cnn") == (0, "digit-cnn version 1 is live\n", "")
+    code, said, error = shell("prune", "--keep", "-1")
+    assert (code, said) == (2, "")
+    assert "-1 is below 0" in error
+    code, said, error = shell("promote", "digit-cnn", "9")
+    assert (code, said) == (1, "")
+    assert error.endswith("digit-cnn has no version 9; it has 1, 2, 3\n")
     assert error.count("\n") == 1
 
 

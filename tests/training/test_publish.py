@@ -10,8 +10,10 @@ import pytest
 from models.manifest import DataFile, Golden, Manifest, Parity, Provenance, file_entry
 from models.store import Store, StoreWriteError
 from tests.training.kept import RULES, keep, made
+from training import trial
 from training.publish import DRAFT_FILE, REPORT, CandidateError, publish
 from training.reports.verdict import PLACE, draw
+from training.worker import clear_leftovers
 
 NAME = "digit-mlp"
 
@@ -150,9 +152,51 @@ def test_a_job_that_was_rolled_back_is_not_made_live_again_by_its_repeat(store: 
     assert (again.model.version, again.model.live, store.live(NAME)) == (2, False, 1)
 
 
+@pytest.mark.parametrize(("meanwhile", "live"), [(0.9905, True), (0.9999, False)], ids=["no better", "better"])
+def test_a_version_that_went_live_meanwhile_is_compared_with_too(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: float, live: bool
+) -> None:
+    """Two jobs end at once: the later one goes live only if it is no worse than the one that came first."""
+    publish(_candidate(tmp_path / "one", accuracy=0.9901), store)
+    other, measure = _candidate(tmp_path / "other", accuracy=meanwhile), trial.run
+
+    def measured(*given: Any) -> trial.Trial:
+        monkeypatch.setattr(trial, "run", measure)
+        found = trial.run(*given)
+        publish(other, store)
+        return found
+
+    monkeypatch.setattr(trial, "run", measured)
+    result = publish(_candidate(tmp_path / "two", accuracy=0.99), store)
+    assert result.model is not None
+    assert (result.model.version, result.model.live) == (3, live)
+    assert store.live(NAME) == (3 if live else 2)
+    assert "version 2 has gone live meanwhile; beside it:" in result.gate.reasons
+    assert ("so it waits to be made live by hand" in result.gate.reasons) is not live
+    assert result.gate.figures["live"] == meanwhile
+
+
 def test_a_store_that_takes_nothing_is_told_in_a_sentence(tmp_path: Path) -> None:
     """A file where the store's folder should be: the reason of the system, and nothing left behind."""
     (tmp_path / "var").write_text("")
     store = Store(tmp_path / "var" / "models")
     with pytest.raises(StoreWriteError, match=r"nothing was published: .*models: File exists"):
         publish(_candidate(tmp_path / "one"), store)
+
+
+def test_a_worker_clears_away_what_dead_publishers_left(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At its start, told in a line; a store that cannot be written is no reason not to start."""
+    publish(_candidate(tmp_path / "one"), store)
+    (store.root / ".staging" / "left").mkdir()
+    with caplog.at_level("INFO"):
+        clear_leftovers(store)
+        assert "removed 1 leftovers of processes that are gone" in caplog.text
+        assert not list((store.root / ".staging").iterdir())
+        (store.root / NAME / ".live.draft").write_text("")
+        (store.root / ".locks" / NAME).unlink()
+        (store.root / ".locks").rmdir()
+        (store.root / ".locks").write_text("no folder")
+        clear_leftovers(store)
+        assert "leftovers were not removed" in caplog.text
