@@ -4,9 +4,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 FLAGS = [
@@ -70,9 +72,10 @@ def ready(page: Page) -> None:
 
 
 def shoot(page: Page, name: str, *, whole: bool = False) -> None:
-    """A picture for the README, if this run is to make them."""
+    """A picture for the README, if this run is to make them; few colours keep it small."""
     if SHOTS:
-        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=whole, animations="disabled")
+        taken = page.screenshot(full_page=whole, animations="disabled")
+        Image.open(BytesIO(taken)).convert("RGB").quantize(192).save(Path(SHOTS) / f"{name}.png", optimize=True)
 
 
 class Hand:
@@ -91,7 +94,7 @@ class Hand:
             self.page.mouse.move(*self._place(first))
             self.page.mouse.down()
             for point in rest:
-                self.page.mouse.move(*self._place(point), steps=3)
+                self.page.mouse.move(*self._place(point), steps=2)
             self.page.mouse.up()
 
     def _place(self, point: tuple[float, float]) -> tuple[float, float]:

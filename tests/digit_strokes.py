@@ -3,7 +3,7 @@
 from math import cos, pi, sin
 
 
-def arc(x: float, y: float, across: float, down: float, start: float, end: float, steps: int = 24):
+def arc(x: float, y: float, across: float, down: float, start: float, end: float, steps: int = 14):
     """Points of an ellipse's arc around (x, y), from angle to angle in degrees; 0 is to the right, 90 is down."""
     angles = [(start + (end - start) * step / steps) * pi / 180 for step in range(steps + 1)]
     return [(x + across * cos(angle), y + down * sin(angle)) for angle in angles]

@@ -100,7 +100,7 @@ function scaleOf({ x: [from, to], lines, band, zero }, box) {
   const all = [...lines.flatMap(({ points }) => points), ...(band ? [...band.lower, ...band.upper] : [])].map(([, y]) => y);
   let [low, high] = [Math.min(...all), Math.max(...all)];
   if (zero) low = Math.min(0, low);
-  const air = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+  const air = (high - low) * 0.06 || Math.abs(high) * 0.02 || 1;
   [low, high] = [zero && low === 0 ? 0 : low - air, high + air];
   const width = box.width - box.left - box.right;
   const height = box.height - box.top - box.bottom;

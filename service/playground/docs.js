@@ -9,3 +9,12 @@ window.SwaggerUIBundle({
   presets: [window.SwaggerUIBundle.presets.apis],
   validatorUrl: null,
 });
+
+// Its own dark colours, where the other pages are dark.
+const system = matchMedia("(prefers-color-scheme: dark)");
+const paint = () => {
+  const { theme } = document.documentElement.dataset;
+  document.documentElement.classList.toggle("dark-mode", theme ? theme === "dark" : system.matches);
+};
+system.addEventListener("change", paint);
+paint();

@@ -137,7 +137,7 @@ export class JobView {
     this.bar.value = over && this.job.status !== "cancelled" ? 1 : Math.min(1, done);
     if (over) {
       const values = { n: history.length, s: () => duration(history.reduce((sum, row) => sum + row.seconds, 0)) };
-      translate(this.where, "{n} epochs in {s}", values);
+      translate(this.where, history.length === 1 ? "{n} epoch in {s}" : "{n} epochs in {s}", values);
     } else if (!progress) translate(this.where, this.job.status === "queued" ? "It waits for a worker." : "Getting the data ready.");
     else if (done >= 1) translate(this.where, "Exporting, checking and judging what was trained.");
     else this.#eta(progress, spec);
@@ -153,10 +153,10 @@ export class JobView {
     const { history, spec } = this.job;
     const { name } = this.metric(spec.task);
     plain(this.scoreName, name);
-    const last = Math.max(spec.epochs, 2);
+    const last = spec.epochs;
     const line = (kind, field) => ({ kind, dots: last <= 40, points: history.map((row) => [row.epoch, row[field]]) });
     const xTicks = epochTicks(last);
-    const base = { x: [1, last], xTicks, yText: short };
+    const base = { x: [0.5, last + 0.5], xTicks, yText: short };
     const empty = { ...base, lines: [{ kind: "a", points: [] }, { kind: "ghost", points: [[1, 0], [1, 1]] }], label: t("No epoch has ended yet.") };
     if (!history.length) return this.charts.forEach((chart) => chart.show(empty));
     const read = (fields) => (x) => readEpoch(history, x, fields);
@@ -167,8 +167,8 @@ export class JobView {
   }
 
   #verdict() {
-    const { status, result, error, spec } = this.job;
-    const parts = [sentence(status, result, error)];
+    const { status, result } = this.job;
+    const parts = [sentence(this.job)];
     if (result?.gate.reasons.length) {
       parts.push(el("details", { open: status === "rejected" }, el("summary", { t: "What the gate looked at" }),
         el("ul", { lang: "en" }, ...result.gate.reasons.map((reason) => el("li", {}, reason)))));
@@ -176,18 +176,17 @@ export class JobView {
     if (result?.model) parts.push(links(result.model));
     this.verdict.className = `verdict ${status}`;
     this.verdict.replaceChildren(...parts);
-    this.verdict.dataset.task = spec.task;
   }
 }
 
 /** The end in words. */
-function sentence(status, result, error) {
+function sentence({ status, result, error, spec }) {
   const { name, version, live } = result?.model ?? {};
-  const bad = result && !result.gate.passed;
+  const forced = "The gate found it sound, and it went live without a comparison, as you asked: version {version} of {name}.";
+  const good = "The gate found it good: version {version} of {name} is live.";
+  const waiting = "Version {version} of {name} is published, and not live. Promote it under Models.";
   const texts = {
-    succeeded: live
-      ? bad ? "The gate found it worse, and it went live all the same, as you asked: version {version} of {name}." : "The gate found it good: version {version} of {name} is live."
-      : "Version {version} of {name} is published, and not live. Promote it under Models.",
+    succeeded: live ? (spec.promote === "always" ? forced : good) : waiting,
     rejected: "The gate refused it. Nothing was published, and the live version goes on.",
     failed: "It failed: {error}.",
     cancelled: "It was cancelled. Nothing was published.",

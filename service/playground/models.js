@@ -86,7 +86,7 @@ class Models {
       rollback: () => this.action(model, "rollback", n, "Roll back", "undo", () => this.rollback(model)),
       promote: () => this.action(model, "promote", n, "Promote", "up", () => this.promote(model, n)),
       canary: () => this.action(model, "canary", n, "Canary", "split", () => this.canary(model, n)),
-      end: () => this.action(model, "end", n, "End the canary", "stop", () => this.endCanary(model)),
+      end: () => this.action(model, "end", n, "End", "stop", () => this.endCanary(model)),
     };
     return [...Object.keys(made).filter((kind) => able[kind]).map((kind) => made[kind]()), report];
   }
@@ -176,10 +176,9 @@ function runsOn(model, version) {
 }
 
 function scoreOf({ metrics }) {
-  const { accuracy, mse, mae_degrees: degrees } = metrics.test ?? {};
+  const { accuracy, mse } = metrics.test ?? {};
   if (accuracy !== undefined) return percent(accuracy, 2);
-  if (mse === undefined) return "–";
-  return degrees === undefined ? `MSE ${number(mse, 4)}` : `MSE ${number(mse, 4)} (±${number(degrees, 2)}°)`;
+  return mse === undefined ? "–" : `MSE ${number(mse, 4)}`;
 }
 
 export function startModels() {

@@ -7,7 +7,7 @@ import { Curl } from "./curl.js";
 import { byId, button, el } from "./dom.js";
 import { Notice } from "./notice.js";
 import { takeFiles } from "./pictures.js";
-import { current, number, onLanguage, percent, plain, t, translate } from "./words.js";
+import { locale, number, onLanguage, percent, plain, t, translate } from "./words.js";
 
 const HOUR_MS = 3_600_000;
 const HORIZON = 24;
@@ -147,7 +147,7 @@ function viewOf({ times: ahead, mean, lower, upper, level }, known, times, truth
 
 function daysOf(from, to) {
   const day = 24 * HOUR_MS;
-  const style = new Intl.DateTimeFormat(current() === "zh" ? "zh-Hans" : "en", { day: "numeric", month: "short", timeZone: "UTC" });
+  const style = new Intl.DateTimeFormat(locale(), { day: "numeric", month: "short", timeZone: "UTC" });
   const days = [];
   for (let at = Math.ceil(from / day) * day; at <= to; at += day) days.push([at, style.format(at)]);
   return days;

@@ -78,7 +78,8 @@ export function startWords() {
 
 // ---------------------------------------------------------------------- numbers, in the page's language
 
-const format = (value, options) => new Intl.NumberFormat(language === "zh" ? "zh-Hans" : "en", options).format(value);
+export const locale = () => (language === "zh" ? "zh-Hans" : "en-GB");
+const format = (value, options) => new Intl.NumberFormat(locale(), options).format(value);
 
 export const percent = (value, digits = 1) =>
   format(value, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits });
@@ -89,7 +90,7 @@ export const short = (value) => format(value, { maximumSignificantDigits: 4 });
 /** A time of the server, in the reader's zone. */
 export function moment(text) {
   const options = { dateStyle: "medium", timeStyle: "short" };
-  return new Intl.DateTimeFormat(language === "zh" ? "zh-Hans" : "en", options).format(new Date(text));
+  return new Intl.DateTimeFormat(locale(), options).format(new Date(text));
 }
 
 /** The same to the second, without the day. */
