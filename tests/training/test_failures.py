@@ -228,7 +228,8 @@ def test_a_database_that_takes_no_writes_for_a_while_ends_no_job(tmp_path):
         job_id = desk.put(epochs=4)
         desk.wait_epoch(job_id, 1)
         limits = resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (1, limits[1]))
+        little = worker.log.stat().st_size + 2**14  # for the worker's log, which is a file as well
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (little, limits[1]))
         refused = ("waits for its database", "goes back to the queue when its database takes it")
         wait_until(lambda: any(words in worker.log.read_text() for words in refused), 60)
         resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, limits)
