@@ -75,7 +75,9 @@ def shoot(page: Page, name: str, *, whole: bool = False) -> None:
     """A picture for the README, if this run is to make them; few colours keep it small."""
     if SHOTS:
         taken = page.screenshot(full_page=whole, animations="disabled")
-        Image.open(BytesIO(taken)).convert("RGB").quantize(192).save(Path(SHOTS) / f"{name}.png", optimize=True)
+        Image.open(BytesIO(taken)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+            Path(SHOTS) / f"{name}.png", optimize=True
+        )
 
 
 class Hand:
