@@ -1,4 +1,4 @@
-"""Where the short way forks while a canary runs: its share takes the long way, the rest is answered as ever."""
+"""Where the short way forks while a canary runs: what a candidate answers takes the long one, the rest stays."""
 
 from __future__ import annotations
 
@@ -22,23 +22,28 @@ class Fork:
         self._names = {registry.defaults[kind] for kind in kinds if kind in registry.defaults}
 
     def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
-        """Each request decoded; None for one that takes the long way, as those do that a canary picks."""
+        """Each request decoded; None for one that takes the long way, as those do that a candidate answers."""
         if not self._trials:
             return self._endpoint.at_once(requests)
         trials = [trial for name, trial in self._trials.items() if name in self._names]
         keys = [_key(request) for request in requests]
-        picked = [any(trial.picks(key) for trial in trials) for key in keys]
+        picked = [any(_takes_long_way(trial) and trial.picks(key) for trial in trials) for key in keys]
         rest = [request for request, out in zip(requests, picked, strict=True) if not out]
         decoded = iter(self._endpoint.at_once(rest) if rest else [])
-        return [None if out else _counted(next(decoded), trials) for out in picked]
+        return [None if out else _watched(next(decoded), trials, key) for key, out in zip(keys, picked, strict=True)]
 
 
-def _counted(decoded: Decoded, trials: Sequence[Trial]) -> Decoded:
-    """A request that the live version answers, counted where its model is split."""
+def _takes_long_way(trial: Trial) -> bool:
+    """Whether the candidate must read a request itself: to answer it, or because it does so in a way of its own."""
+    return not trial.shadows or not trial.reads_alike
+
+
+def _watched(decoded: Decoded, trials: Sequence[Trial], key: bytes) -> Decoded:
+    """A request that the live version answers: counted where its model is split, shadowed where the canary picks it."""
     if isinstance(decoded, Ready):
         for trial in trials:
-            if decoded.batcher is trial.slot.batcher and not trial.shadows:
-                return decoded._replace(batcher=trial.live_queue)
+            if decoded.batcher is trial.slot.batcher and (not trial.shadows or trial.picks(key)):
+                return decoded._replace(batcher=trial.watched)
     return decoded
 
 

@@ -160,7 +160,7 @@ class Passage:
         for trial, lane in self._lanes.items():
             if not lane.shadowed or trial.closed or not lane.answers:
                 continue
-            if trial.reads_alike(lane.loaded.manifest):
+            if trial.reads_alike:
                 trial.shadow(lane.parts, lane.answers)
             elif lane.explained:
                 trial.dropped(lane.rows)  # the explanation is no part of the comparison

@@ -80,7 +80,8 @@ class Trial:
         self.closed = False
         self.shadows = order.mode == "shadow"
         self.runner: Runner = Background(candidate.engine) if self.shadows else candidate.engine
-        self.live_queue: Entrance = _Counting(self)
+        self.watched: Entrance = _Watched(self)
+        self.reads_alike = slot.live is not None and _read_alike(slot.live.manifest, candidate.manifest)
         self._metrics = metrics
         self._on_lost = on_lost
         self._below = order.percent * _SHARES / 100
@@ -108,14 +109,6 @@ class Trial:
         digest = hashlib.blake2b(self._salt + key, digest_size=8).digest()
         return int.from_bytes(digest) % _SHARES < self._below
 
-    def reads_alike(self, live: Manifest) -> bool:
-        """Whether both versions make the same tensors of a request: the live one's rows do for the candidate then."""
-        mine = self.candidate.manifest
-        if mine.text is not None and live.text is not None:
-            files = mine.files[mine.text.tokenizer], live.files[live.text.tokenizer]
-            return files[0] == files[1] and mine.text == live.text
-        return mine.series == live.series
-
     # ------------------------------------------------------------------ counting
 
     def answered(self, side: Side, answers: Sequence[Answer]) -> bool:
@@ -140,6 +133,18 @@ class Trial:
         self.tally.failed(side, rows)
         if side == "candidate":
             self._counts.failed_rows.inc(rows)
+
+    def saw(self, part: Part, answer: Answer) -> None:
+        """The live version has answered a part on the short way: count it, or shadow it."""
+        if self.shadows:
+            self.shadow([part], [answer])
+        else:
+            self.answered("live", [answer])
+
+    def missed(self, part: Part) -> None:
+        """The live version has not answered a part on the short way."""
+        if not self.shadows:
+            self.failed("live", part.rows)
 
     def fell_back(self, reason: str) -> None:
         """Count a request that the live version answered in the candidate's place."""
@@ -169,6 +174,8 @@ class Trial:
     def shadow(self, parts: Sequence[Part], answers: Sequence[Answer]) -> None:
         """Run rows that the live version has answered on the candidate too, if it keeps up. Raises nothing."""
         for part, answer in zip(parts, answers, strict=True):
+            if answer.version != self.order.against:
+                continue  # another version has just gone live
             try:
                 self.batcher.admit(
                     self.runner, part, _Shadow(self, answer), timeout_s=_NO_DEADLINE_S, gone=self._is_closed
@@ -243,43 +250,48 @@ class _Shadow:
         """The canary has ended."""
 
 
-class _Counting:
-    """The live version's queue while requests are split: what it answers on the short way is counted."""
+class _Watched:
+    """The live version's queue on the short way: its answers are counted, or shadowed, when they have been given."""
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
 
     def admit(self, engine: Runner, part: Part, reply: Reply, *, timeout_s: float, gone: Callable[[], bool]) -> None:
+        watched = _WatchedReply(reply, self._trial, part)
         try:
-            self._trial.slot.batcher.admit(
-                engine, part, _Counted(reply, self._trial, part.rows), timeout_s=timeout_s, gone=gone
-            )
+            self._trial.slot.batcher.admit(engine, part, watched, timeout_s=timeout_s, gone=gone)
         except ServiceError:
-            self._trial.failed("live", part.rows)
+            self._trial.missed(part)
             raise
 
 
-class _Counted:
-    """A reply that is counted on its way."""
-
-    def __init__(self, reply: Reply, trial: Trial, rows: int) -> None:
+class _WatchedReply:
+    def __init__(self, reply: Reply, trial: Trial, part: Part) -> None:
         self._reply = reply
         self._trial = trial
-        self._rows = rows
+        self._part = part
 
     def done(self) -> bool:
         return self._reply.done()
 
     def set_result(self, answer: Answer) -> None:
         self._reply.set_result(answer)
-        self._trial.answered("live", [answer])
+        self._trial.saw(self._part, answer)
 
     def set_exception(self, error: ServiceError) -> None:
         self._reply.set_exception(error)
-        self._trial.failed("live", self._rows)
+        self._trial.missed(self._part)
 
     def cancel(self) -> None:
         self._reply.cancel()
+
+
+def _read_alike(live: Manifest, candidate: Manifest) -> bool:
+    """Whether both versions make the same tensors of a request: the live one's rows do for the candidate then."""
+    if live.text is not None and candidate.text is not None:
+        files = live.files[live.text.tokenizer], candidate.files[candidate.text.tokenizer]
+        return files[0] == files[1] and live.text == candidate.text
+    return live.series == candidate.series
 
 
 Trials = Mapping[str, Trial]

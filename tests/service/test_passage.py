@@ -176,3 +176,25 @@ def test_the_short_way_keeps_what_is_live_and_gives_up_what_the_canary_picks(sto
         assert told.live.mean_confidence == pytest.approx(0.91)
 
     run(store, scenario)
+
+
+def test_the_short_way_shadows_what_the_canary_picks(store):
+    """A request that both versions read alike stays there: answered by live, then run on the candidate."""
+
+    async def scenario(registry):
+        fork = Fork(Digit(registry, registry._settings), registry, ("image",))
+        requests = [Request(b"application/json", body(1), [], f"k{n}".encode()) for n in range(40)]
+        await order(registry, percent=30, mode="shadow")
+        decoded = fork.at_once(requests)
+        replies = [asyncio.get_running_loop().create_future() for _ in decoded]
+        for each, reply in zip(decoded, replies, strict=True):
+            each.batcher.admit(each.engine, each.part, reply, timeout_s=5, gone=lambda: False)
+        assert {answer.version for answer in await asyncio.gather(*replies)} == {1}
+        share = sum(picked(f"k{n}", 2, 30) for n in range(40))
+
+        async def compared():
+            return (await figures(registry)).compared_rows == share
+
+        await until(compared, 5)
+
+    run(store, scenario)
