@@ -13,7 +13,6 @@ from service.engine import Array
 from service.exchange import Body
 from service.oip import values
 from service.oip.contract import Query
-from service.oip.errors import invalid
 from service.oip.request import Wanted
 from service.wire import dumps
 
@@ -49,13 +48,6 @@ def reply(manifest: Manifest, query: Query, answers: Sequence[Answer]) -> Body:
     if not tail:
         return Body(head)
     return Body(b"".join([head, *tail]), OCTETS, [(LENGTH_HEADER, b"%d" % len(head))])
-
-
-def check_classes(manifest: Manifest, query: Query) -> None:
-    """InvalidInput for classes of an output that has no axis of classes."""
-    for index, wanted in query.outputs:
-        if wanted.classes and len(manifest.outputs[index].shape) != 2:
-            raise invalid(f"output {wanted.name!r} has no classes to choose from.")
 
 
 def _classes(array: Array, wanted: Wanted, labels: Sequence[str]) -> tuple[dict[str, Any], bytes | list[str]]:

@@ -17,6 +17,7 @@ from service.oip.errors import invalid
 from service.oip.request import Asked, Tensor, Wanted
 
 _WEEK_HOURS = 168
+MostRows = Callable[[int], int]
 
 
 class Output(NamedTuple):
@@ -37,23 +38,22 @@ class Query(NamedTuple):
 class Contract:
     """The tensors of one version, with their limits.
 
-    `vocabulary` is the number of tokens a text model knows; `most_items` rows come with one request at most, and
-    `most_rows(length)` of them in one part.
+    `vocabulary` is the number of tokens a text model knows; `most_items` rows come with one request at most.
     """
 
-    def __init__(
-        self, manifest: Manifest, vocabulary: int | None, most_items: int, most_rows: Callable[[int], int]
-    ) -> None:
+    def __init__(self, manifest: Manifest, vocabulary: int | None, most_items: int) -> None:
         self.manifest = manifest
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: index for index, spec in enumerate(manifest.outputs)}
         self._vocabulary = vocabulary
         self._most_items = most_items
-        self._most_rows = most_rows
         self._most_length = _most_length(manifest)
 
-    def check(self, asked: Asked, body: bytes, at: int) -> Query:
-        """The rows of a request whose JSON ends at `at` of the body. Raises InvalidInput."""
+    def check(self, asked: Asked, body: bytes, at: int, most_rows: MostRows) -> Query:
+        """The rows of a request whose JSON ends at `at` of the body; a part has at most `most_rows(length)` of them.
+
+        Raises InvalidInput.
+        """
         outputs = self._wanted(asked)
         self._check_names([tensor.name for tensor in asked.inputs])
         tensors: Tensors = {}
@@ -66,9 +66,9 @@ class Contract:
                 at += tensor.size
         if at != len(body):
             raise invalid(f"The body has {len(body) - at} bytes more than its JSON and its tensors take.")
-        return Query(asked, outputs, self._parts(tensors))
+        return Query(asked, outputs, self._parts(tensors, most_rows))
 
-    def check_raw(self, body: bytes) -> Query:
+    def check_raw(self, body: bytes, most_rows: MostRows) -> Query:
         """The one row of a request that is nothing but its tensor's bytes; its outputs go back as bytes too."""
         specs = self.manifest.inputs
         free = [size for size in specs[0].shape[1:] if isinstance(size, str)]
@@ -85,7 +85,7 @@ class Contract:
                           f"the body has {len(body)}.")  # fmt: skip
         shape = (1, *(size if isinstance(size, int) else count for size in spec.shape[1:]))
         tensor = Tensor(spec.name, values.NAMES[spec.dtype], shape, len(body), None)
-        return self.check(Asked(None, (tensor,), None, binary=True, timeout_s=None), body, 0)
+        return self.check(Asked(None, (tensor,), None, binary=True, timeout_s=None), body, 0, most_rows)
 
     # ------------------------------------------------------------------ names and shapes
 
@@ -95,6 +95,8 @@ class Contract:
         for wanted in asked.outputs:
             if wanted.name not in self._outputs:
                 raise invalid(f"{self.manifest.name} has no output {wanted.name!r}; it gives {_list(self._outputs)}.")
+            if wanted.classes and len(self.manifest.outputs[self._outputs[wanted.name]].shape) != 2:
+                raise invalid(f"output {wanted.name!r} has no classes to choose from.")
         return [Output(self._outputs[wanted.name], wanted) for wanted in asked.outputs]
 
     def _check_names(self, names: list[str]) -> None:
@@ -124,14 +126,14 @@ class Contract:
 
     # ------------------------------------------------------------------ rows
 
-    def _parts(self, tensors: Tensors) -> list[Part]:
+    def _parts(self, tensors: Tensors, most_rows: MostRows) -> list[Part]:
         rows = {array.shape[0] for array in tensors.values()}
         lengths = {tensors[name].shape[1] for name, spec in self._inputs.items() if _has_length(spec)}
         if len(rows) > 1 or len(lengths) > 1:
             raise invalid("All inputs of a request must have the same number of rows, and the same length.")
         (count,), length = rows, max(lengths, default=0)
         self._check_values(tensors, length)
-        most = self._most_rows(length)
+        most = most_rows(length)
         if count <= most:
             return [Part(tensors, count, length)]
         return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,7 +16,7 @@ from service.oip.answer import LENGTH_HEADER
 from service.oip.contract import Contract, Query
 from service.registry import Registry
 from service.settings import Settings
-from service.slot import Loaded, Slot
+from service.slot import Loaded
 from service.wire import Header
 
 _LARGEST_VERSION = 2**31 - 1
@@ -29,6 +29,11 @@ class Framing(NamedTuple):
     json_length: bytes | None
     packed: bytes | None
     takes: bytes | None
+
+    def json_bytes(self, body: bytes) -> int:
+        """How much of a body is JSON, as far as the headers are right."""
+        said = self.json_length
+        return int(said) if said is not None and said.isdigit() and len(said) < 10 else len(body)
 
 
 def framing(headers: Sequence[Header]) -> Framing:
@@ -63,18 +68,20 @@ class Door:
         self._tally = metrics.tally
         self._contracts: WeakKeyDictionary[Loaded, Contract] = WeakKeyDictionary()
 
-    def query(self, slot: Slot, loaded: Loaded, body: bytes, json_length: bytes | None) -> Query:
-        """A request checked against the version it is for. Raises InvalidInput, UnreadableBody, NotOffered."""
+    def query(self, loaded: Loaded, body: bytes, json_length: bytes | None, most_rows: Callable[[int], int]) -> Query:
+        """A request checked against the version it is for, in parts of at most `most_rows(length)` rows.
+
+        Raises InvalidInput, UnreadableBody, NotOffered.
+        """
         contract = self._contracts.get(loaded)
         if contract is None:
             vocabulary = loaded.encoder.vocabulary if loaded.encoder is not None else None
-            most = slot.batcher.most_rows
-            contract = Contract(loaded.manifest, vocabulary, self.settings.max_batch_items, most)
+            contract = Contract(loaded.manifest, vocabulary, self.settings.max_batch_items)
             self._contracts[loaded] = contract
         if json_length == _RAW:
-            return contract.check_raw(body)
+            return contract.check_raw(body, most_rows)
         end = request.split(body, json_length)
-        return contract.check(request.read(body[:end]), body, end)
+        return contract.check(request.read(body[:end]), body, end, most_rows)
 
     def timeout_s(self, query: Query) -> float:
         """The deadline of a request: its own, if that is shorter than the service's."""

@@ -6,10 +6,12 @@ import asyncio
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
+from typing import NamedTuple
 
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from models.manifest import Kind
 from service.answers import explaining_headers
 from service.batch import Answer
 from service.errors import ServiceError, attempt
@@ -17,17 +19,33 @@ from service.exchange import Body, Decoded, Direct, Ready, Request
 from service.metrics import Metrics
 from service.middleware import answer_with
 from service.oip import compression
-from service.oip.contract import Query
 from service.oip.door import Door, Framing, framing, version_of
+from service.passage import Passage, key_of
 from service.registry import Registry
-from service.routes.endpoint import Endpoint
+from service.routes.endpoint import Endpoint, Gone
 from service.settings import Settings
-from service.slot import Loaded, Slot
+from service.slot import Loaded, Place, Slot
 from service.wire import ClientGone, leaver, read_body, send_bytes
 
 _ON_LOOP_BYTES = 65_536
 """Larger bodies of JSON are read on a thread, and so are packed ones that may grow as large."""
+_MOST_SHORT_BYTES = 262_144
+"""Tensors in their binary form are taken as they are, however large; this is 256 pictures."""
 _PATH, _SHORT_BEFORE, _SHORT_AFTER = "/v2/models/{name}", "/v2/models/", "/infer"
+
+
+class _Asked(NamedTuple):
+    """A request that was read: for which model and version, its kind, its body unpacked."""
+
+    name: str
+    version: int | None
+    kind: Kind
+    frame: Framing
+    body: bytes
+
+    @property
+    def json_bytes(self) -> int:
+        return self.frame.json_bytes(self.body)
 
 
 class Infer(Endpoint):
@@ -45,13 +63,18 @@ class Infer(Endpoint):
     async def serve(self, name: str, version: str | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request for a model, and for the version that its path names, if it names one."""
         started, loaded = perf_counter(), None
+        passage: Passage | None = None
         try:
-            slot = await self.registry.slot(name)
-            loaded = await slot.get(version_of(version, name))
+            number = version_of(version, name)
+            loaded = await (await self.registry.slot(name)).get(number)
             frame = framing(scope["headers"])
-            query = await self._query(slot, loaded, frame, scope, receive)
-            answers = await self._answers(slot, loaded, query, receive)
-            body = self.door.reply(loaded, query, frame.takes, answers)
+            asked = _Asked(name, number, loaded.manifest.kind, frame, await self._body(frame, scope, receive))
+            told = functools.partial(self._told, asked, leaver(receive))
+            if number is None and name in self.registry.trials:
+                passage = Passage(key_of(scope))
+                body, answers = await passage.run(told)
+            else:
+                body, answers = await told()
         except ServiceError as error:
             if loaded is not None:
                 self.door.count(loaded, error, perf_counter() - started)
@@ -64,8 +87,10 @@ class Infer(Endpoint):
                 raise
             self.door.count(loaded, None, perf_counter() - started)  # its place went to others
         else:
-            headers = [*explaining_headers(answers), *body.headers]
+            headers = [*explaining_headers(answers), *body.headers, *(passage.headers if passage is not None else ())]
             await send_bytes(send, 200, body.content, body.content_type, headers)
+            if passage is not None:
+                passage.afterwards(functools.partial(self._told, asked, _stays))
 
     def of_model(self, path: str) -> ModelInfer | None:
         """The endpoint of a path that names a model which is open here, and no version."""
@@ -77,26 +102,36 @@ class Infer(Endpoint):
             found = self._of_models[name] = ModelInfer(self, name)
         return found
 
-    async def _query(self, slot: Slot, loaded: Loaded, frame: Framing, scope: Scope, receive: Receive) -> Query:
+    async def _body(self, frame: Framing, scope: Scope, receive: Receive) -> bytes:
         limit = self.settings.max_body_bytes
         body = await read_body(scope, receive, limit)
-        if frame.packed is not None:
-            body = await self.off_loop(compression.unpack, body, frame.packed, limit)
-        check = functools.partial(self.door.query, slot, loaded, body, frame.json_length)
-        said = frame.json_length
-        json_bytes = int(said) if said is not None and said.isdigit() and len(said) < 10 else len(body)
-        return check() if json_bytes <= _ON_LOOP_BYTES else await self.off_loop(check)
+        return body if frame.packed is None else await self.off_loop(compression.unpack, body, frame.packed, limit)
 
-    async def _answers(self, slot: Slot, loaded: Loaded, query: Query, receive: Receive) -> Sequence[Answer]:
-        timeout_s, gone = self.door.timeout_s(query), leaver(receive)
-        futures = slot.batcher.submit(loaded.engine, query.parts, timeout_s=timeout_s, gone=gone)
-        return [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
+    async def _told(self, asked: _Asked, gone: Gone) -> tuple[Body, Sequence[Answer]]:
+        """The response, and the answers in it."""
+        place, loaded = await self._place(asked)
+        check = functools.partial(self.door.query, loaded, asked.body, asked.frame.json_length)
+        if asked.json_bytes <= _ON_LOOP_BYTES:
+            query = check(place.batcher.most_rows)
+        else:
+            query = await self.off_loop(check, place.batcher.most_rows)
+            place, now = await self._place(asked)
+            if now is not loaded:  # it was swapped out meanwhile, and may be closed
+                loaded = now
+                query = self.door.query(now, asked.body, asked.frame.json_length, place.batcher.most_rows)
+        timeout_s = self.door.timeout_s(query)
+        futures = place.batcher.submit(loaded.engine, query.parts, timeout_s=timeout_s, gone=gone)
+        answers = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
+        return self.door.reply(loaded, query, asked.frame.takes, answers), answers
+
+    async def _place(self, asked: _Asked) -> tuple[Place, Loaded]:
+        return await self.registry.model(asked.kind, asked.name, asked.version)
 
 
 class ModelInfer:
     """The same for the live version of one model that is open: it has a short way for small requests."""
 
-    most_short_bytes = _ON_LOOP_BYTES
+    most_short_bytes = _MOST_SHORT_BYTES
 
     def __init__(self, infer: Infer, name: str) -> None:
         self.timeout_s = infer.timeout_s
@@ -108,17 +143,17 @@ class ModelInfer:
 
     def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
         slot = self._infer.registry.loaded(self._name)
-        if slot is None or slot.live is None or slot.fault is not None:
+        if slot is None or slot.live is None or slot.fault is not None or self._name in self._infer.registry.trials:
             return [None] * len(requests)
         return [attempt(self._ready, slot, slot.live, request) for request in requests]
 
     def _ready(self, slot: Slot, loaded: Loaded, asked: Request) -> Ready | None:
-        """A request for one batch; None for others, and for packed ones."""
+        """A request for one batch; None for others, for packed ones and for those with much JSON."""
         door = self._infer.door
         frame = framing(asked.headers)
-        if frame.packed is not None:
+        if frame.packed is not None or frame.json_bytes(asked.body) > _ON_LOOP_BYTES:
             return None
-        query = door.query(slot, loaded, asked.body, frame.json_length)
+        query = door.query(loaded, asked.body, frame.json_length, slot.batcher.most_rows)
         if len(query.parts) > 1:
             return None
         render: functools.partial[Body] = door.renderer(loaded, query, frame.takes)
@@ -164,6 +199,11 @@ class Short(Mapping[bytes, Direct]):
 
     def __len__(self) -> int:
         return len(self._fixed)
+
+
+def _stays() -> bool:
+    """For what is done for nobody: it is never left."""
+    return False
 
 
 def routes(infer: Infer) -> list[Route]:

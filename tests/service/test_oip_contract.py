@@ -27,7 +27,7 @@ def contract(name):
     if found.text is not None:
         folder = ROOT / "models" / "zoo" / name / str(shipped(name))
         vocabulary = TextEncoder(folder / found.text.tokenizer, found.text).vocabulary
-    return Contract(found, vocabulary, 256, lambda _: 64)
+    return Contract(found, vocabulary, 256)
 
 
 CONTRACTS = {name: contract(name) for name in (DIGIT, TOPIC, FORECAST)}
@@ -40,7 +40,7 @@ def check(name, inputs=None, *, binary=True, **content):
 
 def taken(name, body, length=None):
     end = request.split(body, None if length is None else str(length).encode())
-    return CONTRACTS[name].check(request.read(body[:end]), body, end)
+    return CONTRACTS[name].check(request.read(body[:end]), body, end, lambda _: 64)
 
 
 def changed(name, **arrays):
@@ -323,4 +323,4 @@ def test_whatever_comes_only_our_own_errors_come_out(name, key, value, tail, len
 def test_a_raw_body_of_floats_is_refused_for_a_model_of_several_inputs():
     """One tensor cannot say it all."""
     with pytest.raises(InvalidInput, match="more than one tensor"):
-        CONTRACTS[FORECAST].check_raw(struct.pack("<7f", *range(7)))
+        CONTRACTS[FORECAST].check_raw(struct.pack("<7f", *range(7)), lambda _: 64)
