@@ -19,7 +19,7 @@ def text(address: tuple[Any, ...], report: dict[str, Any], workers: int) -> str:
             "",
             f"  neuroserve  {url}   {workers} worker{'s' if workers > 1 else ''}, trainer {report['trainer']}",
             f"  device      {', '.join(providers)}{note}",
-            f"  try it      {url}/docs",
+            f"  try it      {url}/   every call: {url}/docs",
             *problems,
             "",
             f"  curl -s {url}/predict/digit -H 'Content-Type: image/png' --data-binary @{EXAMPLES}/seven.png",

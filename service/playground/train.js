@@ -41,8 +41,9 @@ class Train {
     this.loaded = true;
   }
 
-  async submit(spec) {
-    const request = { method: "POST", path: "/train", json: spec };
+  /** Queue a job. A try after a lost answer has the same key, so that it never becomes a second job. */
+  async submit(spec, once = newKey()) {
+    const request = { method: "POST", path: "/train", json: spec, headers: { "Idempotency-Key": once } };
     await this.attempt(async () => {
       this.form.go.disabled = true;
       try {
@@ -53,7 +54,7 @@ class Train {
       } finally {
         this.form.check();
       }
-    }, () => this.form.check() && this.submit(spec));
+    }, () => this.submit(spec, once));
   }
 
   /** Follow a job; returns when it has ended or another one is opened. */
@@ -118,6 +119,8 @@ class Train {
     }
   }
 }
+
+const newKey = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("-");
 
 export function startTrain() {
   const panel = new Train();

@@ -89,7 +89,7 @@ export const short = (value) => format(value, { maximumSignificantDigits: 4 });
 
 /** A time of the server, in the reader's zone. */
 export function moment(text) {
-  const options = { dateStyle: "medium", timeStyle: "short" };
+  const options = { dateStyle: language === "zh" ? "short" : "medium", timeStyle: "short" };
   return new Intl.DateTimeFormat(locale(), options).format(new Date(text));
 }
 

@@ -117,9 +117,15 @@ def _send(request: Request, asset: Asset, policy: str) -> Response:
     if asset.tag in asked or "*" in asked:
         return Response(status_code=304, headers=headers)
     body = asset.body
-    if "gzip" in request.headers.get("accept-encoding", ""):
+    if _takes_gzip(request.headers.get("accept-encoding", "")):
         body, headers["Content-Encoding"] = asset.zipped, "gzip"
     if request.method == "HEAD":
         headers["Content-Length"] = str(len(body))
         body = b""
     return Response(body, headers=headers, media_type=asset.type)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether the header names gzip and does not forbid it by `q=0`."""
+    parts = (part.replace(" ", "").lower().split(";") for part in accepted.split(","))
+    return any(name == "gzip" and not {"q=0", "q=0.0"} & set(more) for name, *more in parts)

@@ -40,7 +40,9 @@ def test_every_part_is_served_with_its_type_and_tag(service, path):
     assert told.headers["content-length"] == str(len(whole.content))
     known = service.client.get(path, headers={"If-None-Match": whole.headers["etag"]})
     assert (known.status_code, known.content) == (304, b"")
-    with service.client.stream("GET", path, headers={"Accept-Encoding": "gzip"}) as zipped:
+    plain = service.client.get(path, headers={"Accept-Encoding": "br, gzip;q=0"})
+    assert "content-encoding" not in plain.headers
+    with service.client.stream("GET", path, headers={"Accept-Encoding": "br, gzip;q=0.5"}) as zipped:
         assert gzip.decompress(b"".join(zipped.iter_raw())) == whole.content
 
 
