@@ -172,7 +172,7 @@ class Follower(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        until = time.monotonic() + 300
+        until = time.monotonic() + 500
         while time.monotonic() < until and not (self.events and self.events[-1][1] == "done"):
             last = {"Last-Event-ID": str(self.events[-1][0])} if self.events else {}
             try:

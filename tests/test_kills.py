@@ -66,7 +66,7 @@ def recovery_s(service: Service, job_id: str, killed: float, mark: int) -> float
         entries = diary(service.state, job_id)
         return len(entries) > mark or job_of(service, job_id).get("finished_at")
 
-    wait_until(goes_on, 60)
+    wait_until(goes_on, 150)
     entries = diary(service.state, job_id)
     return (entries[mark].at if len(entries) > mark else time.time()) - killed
 
@@ -127,15 +127,15 @@ def survive(service: Service, plan: list[tuple[str, str, float]], figures: list[
     repeats = 0
     for target, phase, delay_s in plan:
         if phase != "queue":
-            wait_until(lambda phase=phase: at(service.state, job_id, phase), 60, 0.01)
+            wait_until(lambda phase=phase: at(service.state, job_id, phase), 150, 0.01)
         time.sleep(delay_s)
-        wait_until(lambda target=target: there(service, target, job_id), 60, 0.01)
+        wait_until(lambda target=target: there(service, target, job_id), 150, 0.01)
         mark, where, killed = len(diary(service.state, job_id)), stage_of(service, job_id), time.time()
         if service.kill(target, job_id):
             seconds = recovery_s(service, job_id, killed, mark)
             figures.append({"target": target, "where": where, "seconds": seconds})
             repeats += 1
-    wait_until(lambda: job_of(service, job_id).get("finished_at"), 90)
+    wait_until(lambda: job_of(service, job_id).get("finished_at"), 240)
     job = job_of(service, job_id)
     assert job["status"] == "succeeded", (job, plan)
     assert [row["epoch"] for row in job["history"]] == list(range(1, EPOCHS + 1))
