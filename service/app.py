@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from models.jobs import Recipes
 from models.store import Store
 from service import openapi
+from service.access import access_log
 from service.device import choose
 from service.errors import InternalError, InvalidInput, NotFound, ServiceError, UnreadableBody
 from service.exchange import Direct
@@ -75,6 +76,7 @@ def create_app(settings: Settings) -> Application:
         infer.Fast(fast, tensors),
         app.state.guard,
         Limits(settings),
+        access_log(settings),
     )
     app.direct = infer.Short(predict.short(fast), tensors)
     return app

@@ -17,6 +17,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.access import AccessLog
 from service.errors import HeadTooLarge, RequestTimeout, ServiceError
 from service.exchange import Desk, Direct, Exchange, Head, response
 from service.metrics import Metrics
@@ -38,6 +39,7 @@ class DirectProtocol(HttpToolsProtocol):
     guard: Guard
     metrics: Metrics
     desk: Desk
+    access: AccessLog | None = None
 
     cycle: Any  # uvicorn's own, or an Exchange
     waiting_since = 0.0
@@ -183,7 +185,13 @@ class DirectProtocol(HttpToolsProtocol):
             body, headers = problem(error, request_id.decode())
             headers = [*self.default_headers(), *headers, (b"connection", b"close")]
             self.transport.write(response(error.status, PROBLEM, body, headers, request_id))
-            self.metrics.request("unmatched", error.status, monotonic() - self.waiting_since)
+            seconds = monotonic() - self.waiting_since
+            self.metrics.request("unmatched", error.status, seconds)
+            if self.access is not None:
+                peer = self.client[0] if self.client else None
+                self.access.write(
+                    request_id, "-", "", route="unmatched", status=error.status, seconds=seconds, client=peer
+                )
         if type(self.cycle) is Exchange:
             self.cycle.response_complete = True
         self._in_head = False
@@ -236,4 +244,16 @@ class DirectProtocol(HttpToolsProtocol):
         self.heads[self._data[:end]] = head
 
     def _count(self, exchange: Exchange, status: int) -> None:
-        self.metrics.request(exchange.head.path, status, perf_counter() - exchange.started)
+        head, seconds = exchange.head, perf_counter() - exchange.started
+        self.metrics.request(head.path, status, seconds)
+        if self.access is not None:
+            self.access.write(
+                exchange.request_id,
+                "POST",
+                head.path,
+                route=head.path,
+                status=status,
+                seconds=seconds,
+                key=self.guard.name_of(head.headers),
+                client=self.access.client(self.client, head.headers),
+            )

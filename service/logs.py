@@ -9,7 +9,7 @@ from typing import Literal
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the trace where there is one."""
+    """One JSON object a line: time, level, logger, message, a request's fields, and the trace where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -19,6 +19,7 @@ class JsonFormatter(logging.Formatter):
             "process": record.process,
             "message": record.getMessage(),
         }
+        line.update(getattr(record, "request", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)

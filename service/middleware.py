@@ -12,6 +12,7 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access import AccessLog
 from service.errors import Busy, InternalError, ServiceError
 from service.keys import Key
 from service.limits import PAUSE_S, Limits
@@ -33,11 +34,18 @@ class Envelope:
     limits: Limits
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, fast: Mapping[str, ASGIApp], guard: Guard, limits: Limits
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        fast: Mapping[str, ASGIApp],
+        guard: Guard,
+        limits: Limits,
+        access: AccessLog | None = None,
     ) -> None:
         self.app = app
         self._guard = guard
         self.limits = limits
+        self.access = access
         self._metrics = metrics
         self._fast = fast
 
@@ -71,11 +79,22 @@ class Envelope:
             await answer_with(error, scope, send_with_id)
         except Exception:
             log.exception("request %s failed", request_id.decode())
-            if status:
-                raise
-            await answer_with(InternalError(), scope, send_with_id)
+            if not status:  # else it has its answer; uvicorn ends the connection of one that broke off
+                await answer_with(InternalError(), scope, send_with_id)
         finally:
-            self._metrics.request(path if endpoint else _route(scope), status or 499, perf_counter() - started)
+            route, seconds = path if endpoint else _route(scope), perf_counter() - started
+            self._metrics.request(route, status or 499, seconds)
+            if self.access is not None:
+                self.access.write(
+                    request_id,
+                    scope["method"],
+                    path,
+                    route=route,
+                    status=status or 499,
+                    seconds=seconds,
+                    key=self._guard.name_of(scope["headers"]),
+                    client=scope["client"][0] if scope.get("client") else None,
+                )
 
     async def _limited(self, key: Key, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -97,6 +97,12 @@ class Guard:
             return False
         return True
 
+    def name_of(self, headers: Iterable[Header]) -> str | None:
+        """The name of the key that a request shows, for the log; None where it shows none that is known."""
+        secret = _bearer(headers) if self.closed else None
+        key = self._find(secret) if secret is not None else None
+        return key.name if key is not None else None
+
     def refresh(self) -> bool:
         """Read the key file again if it has changed; a file that cannot be used changes nothing and is told once."""
         if self._file is None:

@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     allow_open_network: bool = Field(
         False, description="`true` lets a service without keys listen beyond the loopback address"
     )
+    access_log: bool = Field(False, description="one log line a request")
     log_format: Literal["human", "json"] = Field("human", description="form of the log lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     shutdown_grace_s: Annotated[float, Field(gt=0)] = Field(10.0, description="time running requests get at shutdown")

@@ -106,6 +106,7 @@ class _Server(uvicorn.Server):
             guard = app.state.guard
             metrics = app.state.metrics
             desk = Desk()
+            access = app.envelope.access
             heads: dict[bytes, Head] = {}  # noqa: RUF012 (of this process)
 
             def connection_lost(self, exc: Exception | None) -> None:
