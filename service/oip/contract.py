@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,8 +57,8 @@ class Contract:
         outputs = self._wanted(asked)
         self._check_names([tensor.name for tensor in asked.inputs])
         tensors: Tensors = {}
-        for tensor in asked.inputs:
-            self._check_shape(tensor)
+        for given in asked.inputs:
+            tensor = self._in_shape(given)
             if tensor.size is None:
                 tensors[tensor.name] = values.from_lists(tensor)
             else:
@@ -108,8 +108,11 @@ class Contract:
             problem = f"{_list(missing)} is missing" if missing else "one is given twice"
             raise invalid(f"{self.manifest.name} takes the inputs {_list(self._inputs)}, each once; {problem}.")
 
-    def _check_shape(self, tensor: Tensor) -> None:
+    def _in_shape(self, tensor: Tensor) -> Tensor:
+        """The tensor, if its datatype and shape are the graph's; one number a row may come as [rows, 1] as well."""
         spec, shape = self._inputs[tensor.name], tensor.shape
+        if len(spec.shape) == 1 and len(shape) == 2 and shape[1] == 1:
+            shape = shape[:1]
         datatype = values.NAMES[spec.dtype]
         if tensor.datatype != datatype:
             raise invalid(f"input {tensor.name!r} takes {datatype}, not {tensor.datatype[:16]}.")
@@ -123,6 +126,7 @@ class Contract:
             raise invalid(f"A request has 1 to {self._most_items} rows, input {tensor.name!r} has {shape[0]}.")
         if _has_length(spec) and not 1 <= shape[1] <= self._most_length:
             raise invalid(f"A row of {tensor.name!r} has 1 to {self._most_length} steps, here are {shape[1]}.")
+        return tensor if shape is tensor.shape else tensor._replace(shape=shape, data=_unnested(tensor.data))
 
     # ------------------------------------------------------------------ rows
 
@@ -177,6 +181,13 @@ def _check_range(name: str, array: Array, low: int, high: int, meaning: str) -> 
     if smallest < low or largest > high:
         wrong = smallest if smallest < low else largest
         raise invalid(f"input {name!r} holds {wrong}; {meaning} is from {low} to {high}.")
+
+
+def _unnested(data: Any) -> Any:
+    """The numbers of rows that may come as lists of one."""
+    if not isinstance(data, list):
+        return data
+    return [each[0] if isinstance(each, list) and len(each) == 1 else each for each in data]
 
 
 def _most_length(manifest: Manifest) -> int:

@@ -217,6 +217,23 @@ def test_all_inputs_have_the_same_rows():
         taken(DIGIT, json.dumps(twice).encode())
 
 
+@pytest.mark.parametrize("form", ["binary", "flat", "nested"])
+def test_one_number_a_row_may_come_as_a_column(form):
+    """The configuration says `dims: [1]` of it, as Triton's do."""
+    inputs = golden(FORECAST)[0]
+    asked = changed(FORECAST, lengths=inputs["lengths"][:, None], hour_of_week=inputs["hour_of_week"][:, None])
+    body = infer(asked, binary=form == "binary")
+    content = body["content"]
+    if form == "nested":
+        lists = json.loads(content)
+        lists["inputs"][1]["data"] = asked["lengths"].tolist()
+        content = json.dumps(lists).encode()
+    (part,) = taken(FORECAST, content, body["headers"].get("Inference-Header-Content-Length")).parts
+    for name in ("lengths", "hour_of_week"):
+        np.testing.assert_array_equal(part.inputs[name], inputs[name])
+    assert "takes the shape [batch]" in refusal(FORECAST, changed(FORECAST, lengths=np.full((3, 2), 300)))
+
+
 def test_an_unknown_output_is_refused_and_an_empty_list_asks_for_all():
     """The sentence names what there is."""
     assert "'mean', 'lower', 'upper'" in refusal(FORECAST, outputs=[{"name": "median"}])
