@@ -27,7 +27,11 @@ export class Bars {
   #add(name) {
     const row = { fill: el("i"), value: el("span", { class: "value" }) };
     row.item = el("div", { role: "listitem", class: "bar-row" });
-    row.item.append(el("span", { class: "name" }, name), el("span", { class: "track", "aria-hidden": "true" }, row.fill), row.value);
+    row.item.append(
+      el("span", { class: "name" }, name),
+      el("span", { class: "track", "aria-hidden": "true" }, row.fill),
+      row.value,
+    );
     this.#rows.set(name, row);
     this.node.append(row.item);
     return row;

@@ -8,7 +8,9 @@ export class CanaryBook {
 
   /** Ask each model for its canary. */
   async load(names) {
-    const answers = await Promise.all(names.map((name) => call({ path: `/models/${encodeURIComponent(name)}/canary` })));
+    const answers = await Promise.all(
+      names.map((name) => call({ path: `/models/${encodeURIComponent(name)}/canary` })),
+    );
     this.#running = new Map(names.map((name, index) => [name, answers[index].data.running]));
   }
 
@@ -31,7 +33,12 @@ export class CanaryBook {
 /** The fields of the question, and what they say. */
 export function canaryFields() {
   const share = el("input", { type: "number", min: "1", max: "100", step: "1", value: "10", required: true });
-  const mode = el("select", {}, el("option", { value: "split", t: "split: they get its answer" }), el("option", { value: "shadow", t: "shadow: its answer is only compared" }));
+  const mode = el(
+    "select",
+    {},
+    el("option", { value: "split", t: "split: they get its answer" }),
+    el("option", { value: "shadow", t: "shadow: its answer is only compared" }),
+  );
   const nodes = [
     el("label", { class: "field" }, el("span", { t: "Percent of the requests" }), share),
     el("label", { class: "field" }, el("span", { t: "Mode" }), mode),

@@ -54,23 +54,29 @@ export class Chart {
       return svg("g", {}, svg("path", { class: "rule", d: `M${box.left} ${y}H${box.width - box.right}` }), text);
     });
     const fit = Math.max(1, Math.ceil((spec.xTicks.length * 64) / (box.width - box.left - box.right)));
-    const columns = spec.xTicks.filter((_, index) => index % fit === 0).map(([x, text]) =>
-      svg("text", { x: scale.x(x), y: box.height - 8, class: "mid" }, text));
+    const columns = spec.xTicks
+      .filter((_, index) => index % fit === 0)
+      .map(([x, text]) => svg("text", { x: scale.x(x), y: box.height - 8, class: "mid" }, text));
     return [...rows, ...columns];
   }
 
   #shapes() {
     const { spec, scale, box } = this;
-    const path = (points) => points.map(([x, y], index) => `${index ? "L" : "M"}${scale.x(x).toFixed(1)} ${scale.y(y).toFixed(1)}`).join("");
+    const path = (points) =>
+      points.map(([x, y], index) => `${index ? "L" : "M"}${scale.x(x).toFixed(1)} ${scale.y(y).toFixed(1)}`).join("");
     const shapes = [];
-    if (spec.rule !== undefined) shapes.push(svg("path", { class: "now", d: `M${scale.x(spec.rule)} ${box.top}V${box.height - box.bottom}` }));
+    if (spec.rule !== undefined)
+      shapes.push(svg("path", { class: "now", d: `M${scale.x(spec.rule)} ${box.top}V${box.height - box.bottom}` }));
     if (spec.band) {
       const back = [...spec.band.upper].reverse();
       shapes.push(svg("path", { class: "band", d: `${path([...spec.band.lower, ...back])}Z` }));
     }
     for (const { kind, points, dots } of spec.lines) {
       shapes.push(svg("path", { class: `line ${kind}`, d: path(points) }));
-      if (dots) shapes.push(...points.map(([x, y]) => svg("circle", { class: `dot ${kind}`, cx: scale.x(x), cy: scale.y(y), r: 3 })));
+      if (dots)
+        shapes.push(
+          ...points.map(([x, y]) => svg("circle", { class: `dot ${kind}`, cx: scale.x(x), cy: scale.y(y), r: 3 })),
+        );
     }
     return shapes;
   }
@@ -83,8 +89,11 @@ export class Chart {
     const [x, rows] = found;
     const at = this.scale.x(x);
     this.cross.replaceChildren(svg("path", { d: `M${at} ${PAD.top}V${this.box.height - PAD.bottom}` }));
-    this.tip.replaceChildren(...rows.map(([kind, name, text]) =>
-      el("div", {}, el("i", { class: `key ${kind}` }), el("span", {}, name), el("b", {}, text))));
+    this.tip.replaceChildren(
+      ...rows.map(([kind, name, text]) =>
+        el("div", {}, el("i", { class: `key ${kind}` }), el("span", {}, name), el("b", {}, text)),
+      ),
+    );
     this.tip.hidden = false;
     const left = at + 12 + this.tip.offsetWidth > this.box.width ? at - 12 - this.tip.offsetWidth : at + 12;
     this.tip.style.transform = `translate(${Math.max(0, left)}px, ${PAD.top}px)`;
@@ -97,7 +106,9 @@ export class Chart {
 }
 
 function scaleOf({ x: [from, to], lines, band, zero }, box) {
-  const all = [...lines.flatMap(({ points }) => points), ...(band ? [...band.lower, ...band.upper] : [])].map(([, y]) => y);
+  const all = [...lines.flatMap(({ points }) => points), ...(band ? [...band.lower, ...band.upper] : [])].map(
+    ([, y]) => y,
+  );
   let [low, high] = [Math.min(...all), Math.max(...all)];
   if (zero) low = Math.min(0, low);
   const air = (high - low) * 0.06 || Math.abs(high) * 0.02 || 1;
@@ -114,4 +125,8 @@ function scaleOf({ x: [from, to], lines, band, zero }, box) {
 
 /** The key under a chart: [kind, translated text] pairs. */
 export const legend = (pairs) =>
-  el("p", { class: "keys" }, ...pairs.map(([kind, word]) => el("span", {}, el("i", { class: `key ${kind}` }), el("span", { t: word }))));
+  el(
+    "p",
+    { class: "keys" },
+    ...pairs.map(([kind, word]) => el("span", {}, el("i", { class: `key ${kind}` }), el("span", { t: word }))),
+  );

@@ -5,7 +5,12 @@ import { number, percent } from "./words.js";
 const TASKS = {
   digit: { word: "Digits: accuracy", field: "accuracy", more: true, text: (value) => percent(value, 2) },
   topic: { word: "Topics: accuracy", field: "accuracy", more: true, text: (value) => percent(value, 2) },
-  forecast: { word: "Forecasts: mean squared error, less is better", field: "mse", more: false, text: (value) => number(value, 4) },
+  forecast: {
+    word: "Forecasts: mean squared error, less is better",
+    field: "mse",
+    more: false,
+    text: (value) => number(value, 4),
+  },
 };
 
 export function compare(node, models) {
@@ -31,5 +36,11 @@ function figure(task, { word, field, more, text }, models) {
 function line(name, text, share, best) {
   const mark = el("i");
   mark.style.setProperty("--share", String(share));
-  return el("div", { role: "listitem", class: best ? "best" : "" }, el("span", { class: "name" }, name), el("span", { class: "place", "aria-hidden": "true" }, mark), el("span", { class: "value" }, text));
+  return el(
+    "div",
+    { role: "listitem", class: best ? "best" : "" },
+    el("span", { class: "name" }, name),
+    el("span", { class: "place", "aria-hidden": "true" }, mark),
+    el("span", { class: "value" }, text),
+  );
 }

@@ -6,7 +6,10 @@ const HOUR_MS = 3_600_000;
 
 /** {start, times, values} of the text; throws an Error whose message says which line is wrong. */
 export function readSeries(text) {
-  const lines = text.replace(/^\uFEFF/, "").split(/\r?\n/).filter((line) => line.trim());
+  const lines = text
+    .replace(/^\uFEFF/, "")
+    .split(/\r?\n/)
+    .filter((line) => line.trim());
   if (lines.length < 2) throw new Error(t("The file has no rows."));
   const mark = lines[0].includes(";") ? ";" : ",";
   const heads = lines[0].split(mark).map((head) => head.trim().replace(/^"|"$/g, ""));
@@ -26,7 +29,8 @@ function readRow(cells, date, places, line) {
   const values = places.map((place, index) => {
     const cell = (cells[place] ?? "").trim();
     const value = Number(cell);
-    if (cell === "" || !Number.isFinite(value)) throw new Error(t("Line {line} has no number in {name}.", { line, name: COLUMNS[index] }));
+    if (cell === "" || !Number.isFinite(value))
+      throw new Error(t("Line {line} has no number in {name}.", { line, name: COLUMNS[index] }));
     return value;
   });
   return { time, values };

@@ -7,7 +7,8 @@ import { plain, translate } from "./words.js";
 const LONGEST = 60_000;
 
 /** A word that a POSIX shell takes as it is. */
-export const quote = (text) => (/^[\w@%+=:,./?&-]+$/.test(text) && !/[?&]/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+export const quote = (text) =>
+  /^[\w@%+=:,./?&-]+$/.test(text) && !/[?&]/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 
 /** The line for a request {method, path, json, type, file, base64, stream}. */
 export function lineOf(request) {
@@ -17,7 +18,13 @@ export function lineOf(request) {
   parts.push(quote(urlOf(request.path).href));
   if (key()) parts.push("-H", '"Authorization: Bearer $NEUROSERVE_KEY"');
   if (request.json !== undefined) parts.push("-H", quote("Content-Type: application/json"), ...dataOf(request));
-  if (request.type) parts.push("-H", quote(`Content-Type: ${request.type}`), "--data-binary", request.base64 ? "@-" : quote(`@${request.file}`));
+  if (request.type)
+    parts.push(
+      "-H",
+      quote(`Content-Type: ${request.type}`),
+      "--data-binary",
+      request.base64 ? "@-" : quote(`@${request.file}`),
+    );
   const line = parts.join(" ");
   return request.base64 ? `echo ${request.base64} | base64 -d | ${line}` : line;
 }

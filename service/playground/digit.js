@@ -26,7 +26,12 @@ class Answer {
     this.saw = canvas28("What the model saw");
     this.map = canvas28("What the answer leans on");
     const choice = el("div", { class: "choice" });
-    const pictures = el("div", { class: "seen" }, figure(this.saw, "What the model saw"), figure(this.map, "What the answer leans on"));
+    const pictures = el(
+      "div",
+      { class: "seen" },
+      figure(this.saw, "What the model saw"),
+      figure(this.map, "What the answer leans on"),
+    );
     const head = el("div", { class: "digit-head" }, el("div", {}, this.digit, this.sure), pictures);
     this.node = el("div", { class: "card answer" }, choice, head, this.bars.node);
     this.choice = new Choice(choice, "image", () => onchange(), number);

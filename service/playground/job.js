@@ -42,7 +42,16 @@ export class JobView {
 
   #lay() {
     const head = el("div", { class: "job-head" }, this.title, this.chip, this.stop);
-    const loss = el("figure", {}, el("h3", { t: "Loss" }), this.loss, legend([["a", "training"], ["b", "validation"]]));
+    const loss = el(
+      "figure",
+      {},
+      el("h3", { t: "Loss" }),
+      this.loss,
+      legend([
+        ["a", "training"],
+        ["b", "validation"],
+      ]),
+    );
     const score = el("figure", {}, this.scoreName, this.score, legend([["b", "validation"]]));
     const curves = el("div", { class: "curves" }, loss, score);
     const log = el("details", { open: true }, el("summary", { t: "Log" }), this.log);
@@ -73,7 +82,8 @@ export class JobView {
       this.#told(type, data);
       this.#later();
     };
-    const lost = (seconds) => translate(this.link, "The connection is lost; trying again in {n} s. The job goes on.", { n: seconds });
+    const lost = (seconds) =>
+      translate(this.link, "The connection is lost; trying again in {n} s. The job goes on.", { n: seconds });
     await follow(job.id, { told, lost, back: () => plain(this.link, "") }, mine.signal);
   }
 
@@ -95,7 +105,12 @@ export class JobView {
   /** A job that went on from a checkpoint tells an epoch again. */
   #epoch({ at, row, stopped_early: early }) {
     this.job.history = [...this.job.history.filter(({ epoch }) => epoch < row.epoch), row];
-    const values = { n: row.epoch, loss: () => short(row.val_loss), name: this.metric(this.job.spec.task).name, metric: () => short(row.val_metric) };
+    const values = {
+      n: row.epoch,
+      loss: () => short(row.val_loss),
+      name: this.metric(this.job.spec.task).name,
+      metric: () => short(row.val_metric),
+    };
     this.#note(at, "epoch {n}: validation loss {loss}, {name} {metric}", values);
     if (early) this.#note(at, "It stopped early: more epochs did not help.");
   }
@@ -138,7 +153,8 @@ export class JobView {
     if (over) {
       const values = { n: history.length, s: () => duration(history.reduce((sum, row) => sum + row.seconds, 0)) };
       translate(this.where, history.length === 1 ? "{n} epoch in {s}" : "{n} epochs in {s}", values);
-    } else if (!progress) translate(this.where, this.job.status === "queued" ? "It waits for a worker." : "Getting the data ready.");
+    } else if (!progress)
+      translate(this.where, this.job.status === "queued" ? "It waits for a worker." : "Getting the data ready.");
     else if (done >= 1) translate(this.where, "Exporting, checking and judging what was trained.");
     else this.#eta(progress, spec);
   }
@@ -146,7 +162,11 @@ export class JobView {
   #eta({ epoch, epochs, step, steps, eta_s: eta }) {
     const values = { epoch, epochs, step: () => number(step), steps: () => number(steps), left: () => duration(eta) };
     const text = "Epoch {epoch} of {epochs}, step {step} of {steps}";
-    translate(this.where, eta === null ? text : "Epoch {epoch} of {epochs}, step {step} of {steps}, about {left} left", values);
+    translate(
+      this.where,
+      eta === null ? text : "Epoch {epoch} of {epochs}, step {step} of {steps}, about {left} left",
+      values,
+    );
   }
 
   #curves() {
@@ -157,11 +177,35 @@ export class JobView {
     const line = (kind, field) => ({ kind, dots: last <= 40, points: history.map((row) => [row.epoch, row[field]]) });
     const xTicks = epochTicks(last);
     const base = { x: [0.5, last + 0.5], xTicks, yText: short };
-    const empty = { ...base, lines: [{ kind: "a", points: [] }, { kind: "ghost", points: [[1, 0], [1, 1]] }], label: t("No epoch has ended yet.") };
+    const empty = {
+      ...base,
+      lines: [
+        { kind: "a", points: [] },
+        {
+          kind: "ghost",
+          points: [
+            [1, 0],
+            [1, 1],
+          ],
+        },
+      ],
+      label: t("No epoch has ended yet."),
+    };
     if (!history.length) return this.charts.forEach((chart) => chart.show(empty));
     const read = (fields) => (x) => readEpoch(history, x, fields);
-    const loss = { lines: [line("a", "train_loss"), line("b", "val_loss")], label: t("Loss of each epoch"), read: read([["a", "training", "train_loss"], ["b", "validation", "val_loss"]]) };
-    const score = { lines: [line("b", "val_metric")], label: t("Metric of each epoch"), read: read([["b", "validation", "val_metric"]]) };
+    const loss = {
+      lines: [line("a", "train_loss"), line("b", "val_loss")],
+      label: t("Loss of each epoch"),
+      read: read([
+        ["a", "training", "train_loss"],
+        ["b", "validation", "val_loss"],
+      ]),
+    };
+    const score = {
+      lines: [line("b", "val_metric")],
+      label: t("Metric of each epoch"),
+      read: read([["b", "validation", "val_metric"]]),
+    };
     this.charts[0].show({ ...base, ...loss });
     return this.charts[1].show({ ...base, ...score });
   }
@@ -170,8 +214,14 @@ export class JobView {
     const { status, result } = this.job;
     const parts = [sentence(this.job)];
     if (result?.gate.reasons.length) {
-      parts.push(el("details", { open: status === "rejected" }, el("summary", { t: "What the gate looked at" }),
-        el("ul", { lang: "en" }, ...result.gate.reasons.map((reason) => el("li", {}, reason)))));
+      parts.push(
+        el(
+          "details",
+          { open: status === "rejected" },
+          el("summary", { t: "What the gate looked at" }),
+          el("ul", { lang: "en" }, ...result.gate.reasons.map((reason) => el("li", {}, reason))),
+        ),
+      );
     }
     if (result?.model) parts.push(links(result.model));
     this.verdict.className = `verdict ${status}`;
@@ -182,7 +232,8 @@ export class JobView {
 /** The end in words. */
 function sentence({ status, result, error, spec }) {
   const { name, version, live } = result?.model ?? {};
-  const forced = "The gate found it sound, and it went live without a comparison, as you asked: version {version} of {name}.";
+  const forced =
+    "The gate found it sound, and it went live without a comparison, as you asked: version {version} of {name}.";
   const good = "The gate found it good: version {version} of {name} is live.";
   const waiting = "Version {version} of {name} is published, and not live. Promote it under Models.";
   const texts = {
@@ -195,17 +246,32 @@ function sentence({ status, result, error, spec }) {
 }
 
 function links({ name, version }) {
-  const report = el("a", { href: `models/${encodeURIComponent(name)}/versions/${version}/report`, "data-report": "", target: "_blank", rel: "noopener", t: "Report of the version" });
+  const report = el("a", {
+    href: `models/${encodeURIComponent(name)}/versions/${version}/report`,
+    "data-report": "",
+    target: "_blank",
+    rel: "noopener",
+    t: "Report of the version",
+  });
   return el("p", { class: "links" }, report, el("a", { href: "#models", t: "See it under Models" }));
 }
 
 function epochTicks(last) {
   const step = Math.max(1, Math.ceil(last / 8));
-  return Array.from({ length: Math.floor((last - 1) / step) + 1 }, (_, index) => [1 + index * step, String(1 + index * step)]);
+  return Array.from({ length: Math.floor((last - 1) / step) + 1 }, (_, index) => [
+    1 + index * step,
+    String(1 + index * step),
+  ]);
 }
 
 function readEpoch(history, x, fields) {
   const row = history.find(({ epoch }) => epoch === Math.round(x));
   if (!row) return null;
-  return [row.epoch, [["", t("epoch {n}", { n: row.epoch }), ""], ...fields.map(([kind, word, field]) => [kind, t(word), short(row[field])])]];
+  return [
+    row.epoch,
+    [
+      ["", t("epoch {n}", { n: row.epoch }), ""],
+      ...fields.map(([kind, word, field]) => [kind, t(word), short(row[field])]),
+    ],
+  ];
 }

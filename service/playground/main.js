@@ -43,8 +43,16 @@ async function look() {
   try {
     const response = await fetch(new URL("health/ready", BASE), { cache: "no-store" });
     const { status, models } = await response.json();
-    const providers = [...new Set(Object.values(models).map((model) => model.provider).filter(Boolean))];
-    show(status === "ready" ? "good" : "poor", status === "ready" ? "ready: {provider}" : "not ready", { provider: providers.map(shortly).join(", ") });
+    const providers = [
+      ...new Set(
+        Object.values(models)
+          .map((model) => model.provider)
+          .filter(Boolean),
+      ),
+    ];
+    show(status === "ready" ? "good" : "poor", status === "ready" ? "ready: {provider}" : "not ready", {
+      provider: providers.map(shortly).join(", "),
+    });
     if (wasLost) refresh().catch(() => {});
     wasLost = false;
   } catch {
@@ -64,7 +72,8 @@ const shortly = (provider) => provider.replace("ExecutionProvider", "");
 
 function startTheme() {
   const root = document.documentElement;
-  const dark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const dark = () =>
+    (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   byId("theme").addEventListener("click", () => {
     root.dataset.theme = dark() ? "light" : "dark";
     localStorage.setItem("neuroserve.theme", root.dataset.theme);
@@ -96,7 +105,10 @@ function startReports() {
     const path = new URL(link.href).pathname.slice(BASE.pathname.length - 1);
     const [, , name, , version] = path.split("/");
     const address = URL.createObjectURL(await (await send({ path })).blob());
-    const file = Object.assign(document.createElement("a"), { href: address, download: `${decodeURIComponent(name)}-${version}.html` });
+    const file = Object.assign(document.createElement("a"), {
+      href: address,
+      download: `${decodeURIComponent(name)}-${version}.html`,
+    });
     file.click();
     setTimeout(() => URL.revokeObjectURL(address), 10_000);
   });

@@ -20,18 +20,30 @@ class Models {
   }
 
   async enter() {
-    await this.attempt(async () => {
-      await refresh();
-      this.curl.show({ path: "/models" });
-      await this.canaries.load(all().map((model) => model.name));
-      this.draw();
-    }, () => this.enter());
+    await this.attempt(
+      async () => {
+        await refresh();
+        this.curl.show({ path: "/models" });
+        await this.canaries.load(all().map((model) => model.name));
+        this.draw();
+      },
+      () => this.enter(),
+    );
   }
 
   draw() {
-    const head = el("tr", { role: "row" }, ...HEADS.map((word) => el("th", { scope: "col", role: "columnheader", t: word })));
+    const head = el(
+      "tr",
+      { role: "row" },
+      ...HEADS.map((word) => el("th", { scope: "col", role: "columnheader", t: word })),
+    );
     const groups = all().map((model) => this.group(model));
-    const table = el("table", { role: "table", class: "models", tLabel: "Models and versions" }, el("thead", { role: "rowgroup" }, head), ...groups);
+    const table = el(
+      "table",
+      { role: "table", class: "models", tLabel: "Models and versions" },
+      el("thead", { role: "rowgroup" }, head),
+      ...groups,
+    );
     const focused = document.activeElement?.dataset?.action;
     byId("models-table").replaceChildren(table);
     if (focused) table.querySelector(`[data-action="${CSS.escape(focused)}"]`)?.focus();
@@ -44,7 +56,12 @@ class Models {
     const name = el("strong", { class: "name" }, model.name);
     const chip = model.default ? el("span", { class: "chip", t: "default" }) : null;
     const problem = model.problem ? el("p", { class: "small bad", lang: "en" }, model.problem) : null;
-    const heading = el("th", { rowspan: versions.length, scope: "rowgroup", role: "rowheader" }, el("div", { class: "group" }, name, chip), problem);
+    const heading = el(
+      "th",
+      { rowspan: versions.length, scope: "rowgroup", role: "rowheader" },
+      el("div", { class: "group" }, name, chip),
+      problem,
+    );
     const rows = versions.map((version, index) => this.row(model, version, index ? null : heading));
     return el("tbody", { role: "rowgroup", "data-model": model.name }, ...rows);
   }
@@ -59,8 +76,15 @@ class Models {
       ["Made", el("span", { t: ["{when}", { when: () => (version.created_at ? moment(version.created_at) : "") }] })],
       ["Actions", el("span", { class: "row" }, ...this.actions(model, version))],
     ];
-    const tds = cells.map(([word, node]) => el("td", { role: "cell" }, el("span", { class: "cell-head", "aria-hidden": "true", t: word }), node));
-    return el("tr", { role: "row", class: version.live ? "live" : "", "data-version": version.version }, heading, ...tds);
+    const tds = cells.map(([word, node]) =>
+      el("td", { role: "cell" }, el("span", { class: "cell-head", "aria-hidden": "true", t: word }), node),
+    );
+    return el(
+      "tr",
+      { role: "row", class: version.live ? "live" : "", "data-version": version.version },
+      heading,
+      ...tds,
+    );
   }
 
   state(model, version) {
@@ -74,8 +98,18 @@ class Models {
   actions(model, version) {
     const { version: n } = version;
     const trial = this.canaries.running(model.name);
-    const report = el("a", { class: "button small", href: `models/${encodeURIComponent(model.name)}/versions/${n}/report`, "data-report": "", target: "_blank", rel: "noopener" },
-      el("span", { t: "Report" }), named(model, n));
+    const report = el(
+      "a",
+      {
+        class: "button small",
+        href: `models/${encodeURIComponent(model.name)}/versions/${n}/report`,
+        "data-report": "",
+        target: "_blank",
+        rel: "noopener",
+      },
+      el("span", { t: "Report" }),
+      named(model, n),
+    );
     const able = {
       rollback: version.live && model.previous !== null,
       promote: !version.live && !version.problem,
@@ -88,7 +122,12 @@ class Models {
       canary: () => this.action(model, "canary", n, "Canary", "split", () => this.canary(model, n)),
       end: () => this.action(model, "end", n, "End", "stop", () => this.endCanary(model)),
     };
-    return [...Object.keys(made).filter((kind) => able[kind]).map((kind) => made[kind]()), report];
+    return [
+      ...Object.keys(made)
+        .filter((kind) => able[kind])
+        .map((kind) => made[kind]()),
+      report,
+    ];
   }
 
   /** A button with a name of its own for screen readers, which hear it without its row. */
@@ -102,11 +141,15 @@ class Models {
     const values = { name: model.name, version, live: model.live };
     const sure = await confirmed({
       title: ["Make version {version} of {name} live?", values],
-      text: ["It answers within two seconds in place of version {live}, without a failed request. You can roll back.", values],
+      text: [
+        "It answers within two seconds in place of version {live}, without a failed request. You can roll back.",
+        values,
+      ],
       yes: ["Make it live"],
     });
     const path = `/models/${encodeURIComponent(model.name)}/promote`;
-    if (sure) await this.change({ method: "POST", path, json: { version } }, "Version {version} of {name} is live.", values);
+    if (sure)
+      await this.change({ method: "POST", path, json: { version } }, "Version {version} of {name} is live.", values);
   }
 
   async rollback(model) {
@@ -131,7 +174,8 @@ class Models {
     });
     const path = `/models/${encodeURIComponent(model.name)}/canary`;
     const json = { version, ...fields.values() };
-    if (sure) await this.change({ method: "POST", path, json }, "The canary of version {version} of {name} runs.", values);
+    if (sure)
+      await this.change({ method: "POST", path, json }, "The canary of version {version} of {name} runs.", values);
   }
 
   async endCanary(model) {
@@ -142,7 +186,8 @@ class Models {
       yes: ["End the canary"],
     });
     const path = `/models/${encodeURIComponent(model.name)}/canary`;
-    if (sure) await this.change({ method: "DELETE", path }, "The canary of version {version} of {name} has ended.", values);
+    if (sure)
+      await this.change({ method: "DELETE", path }, "The canary of version {version} of {name} has ended.", values);
   }
 
   async change(request, done, values) {

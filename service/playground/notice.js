@@ -2,6 +2,8 @@
 import { el } from "./dom.js";
 import { plain, t, translate } from "./words.js";
 
+const LONGEST_S = 60; // who is told to come back later than this decides for themselves
+
 export class Notice {
   #timer = 0;
 
@@ -18,7 +20,8 @@ export class Notice {
     this.clear();
     this.node.classList.add("bad");
     plain(this.text, sentence(error));
-    if (retry && error.retryAfter !== null && error.retryAfter !== undefined) this.#countDown(error.retryAfter, retry);
+    const seconds = error.retryAfter ?? Infinity;
+    if (retry && seconds <= LONGEST_S) this.#countDown(seconds, retry);
   }
 
   /** Show a sentence of the page itself. */

@@ -2,8 +2,16 @@
 import { button, el, option } from "./dom.js";
 import { plain, short, t, translate } from "./words.js";
 
-const NUMBERS = [["epochs", "Epochs", true], ["batch_size", "Batch size", true], ["learning_rate", "Learning rate", false]];
-const PROMOTE = [["if_better", "goes live if the gate finds it good"], ["manual", "is published, and waits for you"], ["always", "goes live even if it is worse"]];
+const NUMBERS = [
+  ["epochs", "Epochs", true],
+  ["batch_size", "Batch size", true],
+  ["learning_rate", "Learning rate", false],
+];
+const PROMOTE = [
+  ["if_better", "goes live if the gate finds it good"],
+  ["manual", "is published, and waits for you"],
+  ["always", "goes live even if it is worse"],
+];
 
 export class RecipeForm {
   #recipes = null;
@@ -25,7 +33,10 @@ export class RecipeForm {
     task.append(...Object.keys(recipes.tasks).map((name) => option(name, name)));
     const network = el("select", { id: "train-network", on: { change: () => this.#ranges() } });
     this.about = el("p", { class: "small soft about" });
-    this.#fields = new Map([["task", task], ["network", network]]);
+    this.#fields = new Map([
+      ["task", task],
+      ["network", network],
+    ]);
     const pair = el("div", { class: "pair" }, field("Task", task), field("Network", network));
     const numbers = NUMBERS.map(([name, word]) => this.#number(name, word));
     const seed = this.#number("seed", "Seed");
@@ -39,7 +50,14 @@ export class RecipeForm {
   }
 
   #number(name, word) {
-    const input = el("input", { id: `train-${name}`, type: "text", inputmode: "decimal", autocomplete: "off", "aria-describedby": `hint-${name}`, on: { input: () => this.check() } });
+    const input = el("input", {
+      id: `train-${name}`,
+      type: "text",
+      inputmode: "decimal",
+      autocomplete: "off",
+      "aria-describedby": `hint-${name}`,
+      on: { input: () => this.check() },
+    });
     const hint = el("span", { class: "small soft hint", id: `hint-${name}` });
     this.#fields.set(name, input);
     return el("label", { class: "field" }, el("span", { t: word }), input, hint);

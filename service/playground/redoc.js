@@ -5,7 +5,11 @@ const options = {
   hideDownloadButton: false,
   theme: {
     colors: { primary: { main: "#0a5fc2" }, text: { primary: ink, secondary: "#566069" } },
-    typography: { fontFamily: "inherit", headings: { fontFamily: "inherit" }, code: { fontFamily: "ui-monospace, monospace" } },
+    typography: {
+      fontFamily: "inherit",
+      headings: { fontFamily: "inherit" },
+      code: { fontFamily: "ui-monospace, monospace" },
+    },
     sidebar: { backgroundColor: "#f5f7f9", textColor: ink },
     rightPanel: { backgroundColor: "#1c2127" },
   },

@@ -13,7 +13,12 @@ const HOUR_MS = 3_600_000;
 const HORIZON = 24;
 const SHOWN = 120; // hours of history in the chart
 const OT = COLUMNS.indexOf("OT");
-const KEYS = [["c", "history"], ["a", "forecast"], ["band", "band"], ["b", "truth"]];
+const KEYS = [
+  ["c", "history"],
+  ["a", "forecast"],
+  ["band", "band"],
+  ["b", "truth"],
+];
 
 class Series {
   #ask = new Newest();
@@ -29,7 +34,12 @@ class Series {
     byId("series-hold").addEventListener("change", () => this.ask());
     const sample = button("Use the sample", { icon: "sample", kind: "primary", onclick: () => this.sample() });
     const file = button("CSV file", { icon: "file", onclick: () => byId("series-file").click() });
-    const save = el("a", { class: "button", href: "playground/sample.csv", download: "sample.csv", t: "Download the sample" });
+    const save = el("a", {
+      class: "button",
+      href: "playground/sample.csv",
+      download: "sample.csv",
+      t: "Download the sample",
+    });
     byId("series-tools").append(sample, file, save);
     takeFiles(byId("series-drop"), byId("series-file"), (blob, name) => this.take(blob, name));
     onLanguage(() => this.#view && this.draw());
@@ -84,7 +94,10 @@ class Series {
 
   draw() {
     const { past, ahead, lower, upper, truth } = this.#view;
-    const lines = [{ kind: "c", points: past }, { kind: "a", points: [past.at(-1), ...ahead] }];
+    const lines = [
+      { kind: "c", points: past },
+      { kind: "a", points: [past.at(-1), ...ahead] },
+    ];
     if (truth.length) lines.push({ kind: "b", points: [past.at(-1), ...truth] });
     this.chart.show({
       label: t("Oil temperature: the last days, and the forecast of the next 24 hours."),
@@ -109,20 +122,29 @@ class Series {
     const degrees = (value) => `${number(value, 1)}°`;
     const rows = [["", hourText(hour), ""]];
     if (before !== undefined) rows.push(["c", t("history"), degrees(before)]);
-    if (mean !== undefined) rows.push(["a", t("forecast"), degrees(mean)], ["band", t("band"), `${degrees(at(lower))} – ${degrees(at(upper))}`]);
+    if (mean !== undefined)
+      rows.push(
+        ["a", t("forecast"), degrees(mean)],
+        ["band", t("band"), `${degrees(at(lower))} – ${degrees(at(upper))}`],
+      );
     if (at(truth) !== undefined) rows.push(["b", t("truth"), degrees(at(truth))]);
     return [hour, rows];
   }
 
   facts({ level, mean }) {
     const { lower, upper, truth } = this.#view;
-    const facts = [["Band holds", percent(level, 0)], ["Next hour", `${number(mean[0], 1)}°`]];
+    const facts = [
+      ["Band holds", percent(level, 0)],
+      ["Next hour", `${number(mean[0], 1)}°`],
+    ];
     if (truth.length) {
       const error = truth.reduce((sum, [, value], hour) => sum + Math.abs(value - mean[hour]), 0) / truth.length;
       const inside = truth.filter(([, value], hour) => value >= lower[hour][1] && value <= upper[hour][1]).length;
       facts.push(["Mean error", `${number(error, 2)}°`], ["Truth inside the band", `${inside} / ${truth.length}`]);
     }
-    byId("series-facts").replaceChildren(...facts.map(([word, value]) => el("div", {}, el("span", { class: "small soft", t: word }), el("b", {}, value))));
+    byId("series-facts").replaceChildren(
+      ...facts.map(([word, value]) => el("div", {}, el("span", { class: "small soft", t: word }), el("b", {}, value))),
+    );
     announce("The next hour is forecast at {n} degrees.", { n: () => number(mean[0], 1) });
   }
 
@@ -131,7 +153,12 @@ class Series {
     const heads = ["time", "forecast", "from", "to", ...(truth.length ? ["truth"] : [])];
     const rows = ahead.map(([time, mean], hour) => {
       const cells = [mean, lower[hour][1], upper[hour][1], ...(truth.length ? [truth[hour][1]] : [])];
-      return el("tr", {}, el("th", { scope: "row" }, hourText(time)), ...cells.map((cell) => el("td", {}, number(cell, 2))));
+      return el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, hourText(time)),
+        ...cells.map((cell) => el("td", {}, number(cell, 2))),
+      );
     });
     const head = el("tr", {}, ...heads.map((word) => el("th", { scope: "col", t: word })));
     return el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows));

@@ -32,7 +32,7 @@ function eventOf(block) {
 
 /**
  * Follow a job until its `done` event. `told(type, data)` gets each event once and in order; `lost(seconds)` is called
- * when the connection is gone and will be tried again, `back()` when it is there again. Throws Problem for an unknown job.
+ * when the connection is gone and will be tried again, `back()` when it is there. Throws Problem for an unknown job.
  */
 export async function follow(jobId, { told, lost, back }, signal) {
   let last = "0";

@@ -30,7 +30,10 @@ class Text {
     byId("text-answer").append(this.label, this.sure, bars);
     this.bars = new Bars(bars);
     this.blank();
-    this.input.addEventListener("input", settled(() => this.ask(), REST_MS));
+    this.input.addEventListener(
+      "input",
+      settled(() => this.ask(), REST_MS),
+    );
     byId("text-samples").append(...SAMPLES.map((text) => this.sample(text)));
   }
 
@@ -81,7 +84,13 @@ class Text {
 function wordOf({ text, weight }) {
   const bar = el("span", { class: "track", "aria-hidden": "true" }, el("i"));
   bar.firstChild.style.setProperty("--share", String(weight));
-  return el("span", { class: "word" }, el("b", { lang: "en" }, text), bar, el("span", { class: "value" }, number(weight, 2)));
+  return el(
+    "span",
+    { class: "word" },
+    el("b", { lang: "en" }, text),
+    bar,
+    el("span", { class: "value" }, number(weight, 2)),
+  );
 }
 
 export const startText = () => new Text();

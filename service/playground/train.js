@@ -26,11 +26,14 @@ class Train {
 
   /** The panel is opened, with the job of the address if there is one. */
   async enter(id) {
-    await this.attempt(async () => {
-      await this.load();
-      await this.list();
-      if (id && id !== this.shown) await this.open(id);
-    }, () => this.enter(id));
+    await this.attempt(
+      async () => {
+        await this.load();
+        await this.list();
+        if (id && id !== this.shown) await this.open(id);
+      },
+      () => this.enter(id),
+    );
   }
 
   async load() {
@@ -44,17 +47,20 @@ class Train {
   /** Queue a job. A try after a lost answer has the same key, so that it never becomes a second job. */
   async submit(spec, once = newKey()) {
     const request = { method: "POST", path: "/train", json: spec, headers: { "Idempotency-Key": once } };
-    await this.attempt(async () => {
-      this.form.go.disabled = true;
-      try {
-        const { data } = await call(request);
-        this.curl.show(request);
-        await this.list();
-        location.hash = `train/${data.id}`;
-      } finally {
-        this.form.check();
-      }
-    }, () => this.submit(spec, once));
+    await this.attempt(
+      async () => {
+        this.form.go.disabled = true;
+        try {
+          const { data } = await call(request);
+          this.curl.show(request);
+          await this.list();
+          location.hash = `train/${data.id}`;
+        } finally {
+          this.form.check();
+        }
+      },
+      () => this.submit(spec, once),
+    );
   }
 
   /** Follow a job; returns when it has ended or another one is opened. */
@@ -99,7 +105,13 @@ class Train {
   item({ id, spec, status, created_at: created }) {
     const what = el("span", { class: "what" }, `${spec.task} · ${spec.network}`);
     const when = el("time", { class: "small soft", t: ["{when}", { when: () => moment(created) }], datetime: created });
-    const link = el("a", { href: `#train/${encodeURIComponent(id)}`, "data-job": id }, what, el("span", { class: `chip ${status}`, t: STATES[status] }), when);
+    const link = el(
+      "a",
+      { href: `#train/${encodeURIComponent(id)}`, "data-job": id },
+      what,
+      el("span", { class: `chip ${status}`, t: STATES[status] }),
+      when,
+    );
     return el("li", {}, link);
   }
 

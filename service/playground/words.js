@@ -104,5 +104,4 @@ export function duration(seconds) {
   return t("{h} h {m} min", { h: Math.floor(whole / 3600), m: Math.floor((whole % 3600) / 60) });
 }
 
-export const bytes = (value) =>
-  value < 2 ** 20 ? `${number(value / 1024)} KiB` : `${number(value / 2 ** 20, 1)} MiB`;
+export const bytes = (value) => (value < 2 ** 20 ? `${number(value / 1024)} KiB` : `${number(value / 2 ** 20, 1)} MiB`);

@@ -126,9 +126,9 @@ def test_every_word_of_the_page_has_its_chinese():
     english = {re.sub(r"\s+", " ", each) for each in re.findall(r"\bdata-t>([^<]+)<", index)}
     for path in SCRIPTS:
         text = path.read_text("utf-8")
-        english |= set(re.findall(r'\b(?:t|say)\("([^"]+)"', text))
-        english |= set(re.findall(r'\b(?:t|tLabel|title|text|yes|word): \[?"([A-Z][^"]+)"', text))
-        english |= set(re.findall(r'\bconst (?:forced|good|waiting|text) = "([^"]+)"', text))
+        english |= set(re.findall(r'\b(?:t|say)\(\s*"([^"]+)"', text))
+        english |= set(re.findall(r'\b(?:t|tLabel|title|text|yes|word):\s+\[?\s*"([A-Z][^"]+)"', text))
+        english |= set(re.findall(r'\bconst (?:forced|good|waiting|text) =\s+"([^"]+)"', text))
     assert len(english) > 90
     assert english - chinese.keys() == set()
     for key, value in chinese.items():
