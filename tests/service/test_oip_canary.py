@@ -1,7 +1,10 @@
-"""A canary's share of tensor requests: split, shadowed, and answered by the live version where the candidate fails."""
+"""Tensor requests while versions change: a canary's share, split or shadowed, and promotions under load."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
 
@@ -55,7 +58,7 @@ def figures(server):
 
 def test_a_split_sends_the_same_keys_to_the_candidate_as_predict_does(server, order):
     """The version in the answer is the one that answered; a version in the path is not the canary's to change."""
-    before = server.client.get(f"/models/{NAME}").json()["live"]
+    before = client_version(server)
     candidate = order([5] * 256, 50, "split")
     sides = set()
     for number in range(40):
@@ -71,7 +74,7 @@ def test_a_split_sends_the_same_keys_to_the_candidate_as_predict_does(server, or
 
 def test_a_candidate_that_fails_is_answered_for_by_the_live_version(server, order):
     """The client gets an answer that says so, and the failure is counted."""
-    before = server.client.get(f"/models/{NAME}").json()["live"]
+    before = client_version(server)
     order([5] * 8, 100, "split")
     assert ask(server, 200, "a") == (LIVE_LABEL, before, "fallback")
     assert ask(server, 2, "a")[2] == "candidate"
@@ -80,8 +83,43 @@ def test_a_candidate_that_fails_is_answered_for_by_the_live_version(server, orde
 
 def test_a_shadow_answers_nothing_and_is_compared(server, order):
     """All rows of the share run on both versions."""
-    before = server.client.get(f"/models/{NAME}").json()["live"]
+    before = client_version(server)
     order([5] * 256, 100, "shadow")
     for number in range(10):
         assert ask(server, number, str(number)) == (LIVE_LABEL, before, None)
     wait_until(lambda: figures(server)["compared_rows"] == 10, 5)
+
+
+def test_promotions_under_load_fail_no_request(server):
+    """Small ones, and large ones whose JSON is read on a thread; every answer is wholly of one version."""
+    client, one = server.client, client_version(server)
+    other = publish_table(Store(server.state / "models"), [5] * 256)
+    rows = np.array([pixels(1)] * 40, np.uint8)
+    asked = [infer({"pixels": rows[:1]}), infer({"pixels": rows}, binary=False), infer({"pixels": rows})]
+    digits, stop = {one: LIVE_LABEL, other: 5}, threading.Event()
+
+    def load(index):
+        seen = set()
+        with httpx.Client(base_url=server.url) as line:
+            while not stop.is_set():
+                found, content = outputs(line.post(PATH, **asked[index % 3]))
+                version = int(content["model_version"])
+                assert set(found["probabilities"].argmax(1)) == {digits[version]}
+                seen.add(version)
+        return seen
+
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(load, index) for index in range(6)]
+        try:
+            for turn in range(4):
+                version = (other, one)[turn % 2]
+                assert client.post(f"/models/{NAME}/promote", json={"version": version}).status_code == 200
+                time.sleep(0.3)
+        finally:
+            stop.set()
+        seen = [each.result(30) for each in running]
+    assert set.union(*seen) == {one, other}
+
+
+def client_version(server):
+    return server.client.get(f"/models/{NAME}").json()["live"]
