@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEAD = 77
-_GROWS = {"open", "write", "mkdir"}
+_GROWS = {"open", "write", "copy", "mkdir"}
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EROFS": errno.EROFS}
 MODES = ("kill", "torn", "power", "power, contents only", *ERRORS)
 """Death before the step; in the middle of a write; with all unsynced lost, or unsynced contents only; errors."""
@@ -73,7 +73,7 @@ class Disk:
             lasts = self.mode == "EROFS" or (self.mode == "ENOSPC" and kind in _GROWS)
             if self.at and (now == self.at or (lasts and now > self.at)):
                 raise OSError(ERRORS[self.mode], os.strerror(ERRORS[self.mode]), path)
-        elif now == self.at and not (self.mode == "torn" and kind == "write"):
+        elif now == self.at and not (self.mode == "torn" and kind in {"write", "copy"}):
             self.die()
 
     def die(self) -> None:
@@ -184,7 +184,7 @@ class Disk:
 
     def _sendfile(self, target: int, source: int, offset: int, count: int) -> int:
         if offset == 0:  # a second call only finds the end
-            self._step("write", os.readlink(f"/proc/self/fd/{target}"))
+            self._step("copy", os.readlink(f"/proc/self/fd/{target}"))
             if self._torn():
                 self._real["sendfile"](target, source, 0, os.fstat(source).st_size // 2)
                 self.die()

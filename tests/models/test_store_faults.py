@@ -178,7 +178,7 @@ def test_whatever_happens_at_whatever_step_the_store_is_whole(bench, what, mode)
     met = Counter(kinds)
     assert met["fsync"] >= 2
     assert met["rename"] + met["replace"] >= 1
-    places = [at for at in range(1, len(kinds) + 2) if mode != "torn" or kinds[at - 1 : at] == ["write"]]
+    places = [at for at in range(1, len(kinds) + 2) if mode != "torn" or kinds[at - 1 : at] in (["write"], ["copy"])]
     for at in places:
         store, taken, refused, code = bench(what, mode, at)
         try:
@@ -196,9 +196,9 @@ def test_whatever_happens_at_whatever_step_the_store_is_whole(bench, what, mode)
 
 
 def told(refused: str | None, taken: list[str], kinds: list[str], at: int) -> None:
-    """The sentence names what was not done and why; what is let pass is a failed clearing away or making again."""
+    """The sentence names what was not done and why; let pass are clearing away, making again, and a copy done anew."""
     if refused is None:
-        assert at > len(kinds) or taken[at - 1] in {"unlink", "rmdir", "mkdir"}
+        assert at > len(kinds) or taken[at - 1] in {"unlink", "rmdir", "mkdir", "copy"}
     else:
         said = ("No space left on device; make room", "Input/output error", "Read-only file system; the service")
         assert any(word in refused for word in said), refused

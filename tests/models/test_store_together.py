@@ -106,7 +106,7 @@ def test_publishers_promoters_pruners_and_the_killer_leave_a_whole_store(tmp_pat
     assert max(map(int, jobs_of)) < put(store)
     assert looks > 20
     assert kills > 10
-    assert len(lives) > 5
+    assert len(lives) > 2
     print(f"{len(jobs_of)} versions, {len(lives)} of them seen live, {kills} processes killed, {looks} looks")
 
 
