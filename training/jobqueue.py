@@ -1,16 +1,15 @@
 """The queue as a worker sees it: jobs come as durable workflows, and go back when the worker stops or another dies.
 
-All use of DBOS in training is here. What is recorded of a job is repeated by no worker, and of two that run the same
-job, one thawed after it was given up for dead, the engine refuses every record of the one that lost it.
+All use of DBOS in training is here and in `ledger.py`. What is recorded of a job is repeated by no worker, and of two
+that run the same job, one thawed after it was given up for dead, the engine refuses every record of the one that lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+import time
+from typing import Any, cast
 
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer
 from dbos import error as dbos_error
@@ -21,91 +20,25 @@ from models.jobs import (
     APPLICATION,
     APPLICATION_VERSION,
     BEGUN,
-    EVENTS,
     LATE,
     QUEUE,
-    SNAPSHOT,
     STOPPED,
     TRIES,
     WORKFLOW,
-    JobEvent,
     JobSpec,
-    Snapshot,
 )
 from models.manifest import now
 from training.job import JobRun, JobSettings
+from training.ledger import AGAIN_S, DbosLedger, aside, first_line
 from training.shift import Shift
 
 RECOVERIES = 50
 """The engine's own bound on taking a job up again; `job.TRIES` is the one that matters: it forgives after progress."""
 QUEUE_POLL_S = 0.5
-_AGAIN_S = 2.0
-_IDLE_LOOKS = 3
+_IDLE_S = 6.0
 _IDLE_TRANSACTION_S = 10.0  # a frozen worker must not hold a row longer than others wait for its heartbeat
 
 log = logging.getLogger("training.worker")
-T = TypeVar("T")
-
-
-class DbosLedger:
-    """A job's record in DBOS: steps, the event stream and the snapshot of the workflow that runs."""
-
-    def __init__(self, job_id: str) -> None:
-        self._id, self._tries, self._stepping = job_id, 0, False
-
-    async def step(self, name: str, work: Callable[[], Awaitable[Any]], *, preemptible: bool = True) -> Any:
-        async def call() -> Any:
-            self._stepping = True
-            try:
-                return await work()
-            finally:
-                self._stepping = False
-
-        return await DBOS.run_step_async({"name": name, "preemptible": preemptible}, call)
-
-    async def tell(self, event: JobEvent) -> None:
-        await self._write(lambda: DBOS.write_stream_async(EVENTS, event.model_dump(mode="json")))
-
-    async def save(self, snapshot: Snapshot) -> None:
-        await self._write(lambda: DBOS.set_event_async(SNAPSHOT, snapshot.model_dump(mode="json")))
-
-    async def _write(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write; in a step as often as it takes, or a full disk would be recorded as the step's own failure.
-
-        Outside a step each call counts in the replay, so there the error goes up and the workflow begins again.
-        """
-        told = False
-        while True:
-            try:
-                return await write()
-            except SQLAlchemyError as exc:
-                if not self._stepping:
-                    raise
-                if not told:
-                    log.error("job %s waits for its database: %s", self._id, _first_line(exc))
-                told = True
-                await asyncio.sleep(_AGAIN_S)
-
-    async def count_try(self) -> int:
-        return await _aside(lambda: self._note_try(1 + self._tries_so_far()))
-
-    async def count_progress(self) -> None:
-        if self._tries != 1:
-            await _aside(lambda: self._note_try(1))
-
-    def _tries_so_far(self) -> int:
-        row = DBOS.get_workflow_status(self._id)
-        return int((row.attributes or {}).get(TRIES, 0)) if row is not None else 0
-
-    def _note_try(self, tries: int) -> int:
-        self._tries = tries
-        DBOS.update_workflow_attributes(self._id, {TRIES: tries}, merge=True)
-        return tries
-
-
-async def _aside(call: Callable[[], T]) -> T:
-    """What `call` gives on a bare thread, outside the workflow: not recorded, so not replayed."""
-    return await asyncio.get_running_loop().run_in_executor(None, call)
 
 
 class JobQueue:
@@ -115,7 +48,7 @@ class JobQueue:
         self._url, self._name, self._jobs, self._concurrency = url, executor_id, jobs, concurrency
         self.shift = Shift()
         self._running: dict[str, asyncio.Task[Any]] = {}
-        self._idle: Counter[str] = Counter()
+        self._idle: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: DBOSClient | None = None
         self._registered = False
@@ -234,9 +167,10 @@ class JobQueue:
         """Put back in the queue what is ours by its row and runs nowhere: its end could not be written, say."""
         ours = {job_id for job_id, name in self._pending().items() if name == self._name}
         idle = ours - set(self._running)
-        self._idle = Counter({job_id: self._idle[job_id] + 1 for job_id in idle})
-        for job_id, looks in list(self._idle.items()):
-            if looks >= _IDLE_LOOKS:  # one that has just come or gone is no such job
+        at = time.monotonic()
+        self._idle = {job_id: self._idle.get(job_id, at) for job_id in idle}
+        for job_id, since in list(self._idle.items()):
+            if at - since >= _IDLE_S:  # one that has just come or gone is no such job
                 log.warning("job %s had stopped without an end; it goes back to the queue", job_id)
                 self._give_back(job_id)
                 del self._idle[job_id]
@@ -267,11 +201,11 @@ class JobQueue:
         except (dbos_error.DBOSWorkflowCancelledError, dbos_error.DBOSWorkflowConflictIDError):
             # Cancelled, or another worker's by now: the workflow may write no more, so a bare thread looks and notes.
             await run.close()
-            if await _aside(lambda: _acknowledge(run)):
+            if await aside(lambda: _acknowledge(run)):
                 await run.clear()
             raise
         except SQLAlchemyError as exc:
-            log.error("job %s goes back to the queue when its database takes it: %s", job_id, _first_line(exc))
+            log.error("job %s goes back to the queue when its database takes it: %s", job_id, first_line(exc))
             await run.close()
             await self._give_back_in_time(job_id)
             raise
@@ -283,13 +217,9 @@ class JobQueue:
     async def _give_back_in_time(self, job_id: str) -> None:
         while True:
             try:
-                return await _aside(lambda: self._give_back(job_id))
+                return await aside(lambda: self._give_back(job_id))
             except SQLAlchemyError:
-                await asyncio.sleep(_AGAIN_S)
-
-
-def _first_line(exc: BaseException) -> str:
-    return str(exc).partition("\n")[0]
+                await asyncio.sleep(AGAIN_S)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
