@@ -150,7 +150,7 @@ class Watchdog:
                 self._trouble = False
             except Exception as exc:  # a watchdog that died would not be missed until it is needed
                 if not self._trouble:
-                    log.error("the job database does not answer the watchdog: %s", exc)
+                    log.error("the job database does not answer the watchdog: %s", str(exc).partition("\n")[0])
                 self._trouble = True
             self._stop.wait(self._beat_s)
 

@@ -28,6 +28,7 @@ from models.store import Store, StoreError
 from training.attempt import train_threads
 from training.job import FIT, JobSettings
 from training.jobqueue import JobQueue
+from training.ledger import first_line
 from training.watchdog import SILENT_S, Heartbeats, Watchdog
 
 LOCK_WAIT_S = 20.0
@@ -114,7 +115,7 @@ def _started(queue: JobQueue, url: str, stop: threading.Event) -> bool:
         except (SQLAlchemyError, OSError) as exc:
             if time.monotonic() - told > _REMIND_S:
                 told = time.monotonic()
-                log.error("the job database %s cannot be reached, trying again: %s", shown(url), exc)
+                log.error("the job database %s cannot be reached, trying again: %s", shown(url), first_line(exc))
             stop.wait(_AGAIN_S)
         else:
             return True
