@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,7 +202,28 @@ def test_a_model_that_a_frozen_process_holds_is_waited_for(tmp_path, holder, mon
         frozen.kill()
         return await job
 
-    end = asyncio.run(asyncio.wait_for(held_and_released(), 30))
+    end = asyncio.run(asyncio.wait_for(held_and_released(), 60))
+    assert end.status == "succeeded", end.error
+    assert Store(tmp_path / "models").live("digit-mlp") == 1
+
+
+class Elsewhere(Memory):
+    """The ledger of a job whose worker died, with its disk, after the candidate was recorded."""
+
+    async def step(self, name, work, *, preemptible=True):
+        value = await work()
+        if name == "candidate":
+            await self.run.close()
+            shutil.rmtree(self.run.work)
+        return value
+
+
+def test_a_candidate_on_the_disk_of_a_dead_machine_is_made_again(tmp_path):
+    """Where the state folder is not shared the job is trained again and published, not failed."""
+    ledger = Elsewhere()
+    settings = JobSettings(tmp_path, tmp_path / "models", fit=(sys.executable, str(CHILD)))
+    ledger.run = JobRun("1-2-3-4-5", SPEC.model_copy(update={"epochs": 1}), settings, ledger)
+    end = asyncio.run(asyncio.wait_for(ledger.run.run(), 60))
     assert end.status == "succeeded", end.error
     assert Store(tmp_path / "models").live("digit-mlp") == 1
 
