@@ -234,12 +234,14 @@ class Canaries:
         self._ticks += 1
         if self._ticks % _FLUSH_TICKS == 0:
             await self._loader.run(trial.tally.flush)
+        if order.rule is None:
+            return
         verdict = verdict_of(order, await self._loader.run(self.figures, name, order))
         if verdict is None or verdict.state == "waiting":
             return
         if verdict.state == "failed":
             await self.end(name, order, "aborted", verdict.reason)
-        elif order.rule is not None and order.rule.on_pass == "promote":  # noqa: S105 (no password)
+        elif order.rule.on_pass == "promote":  # noqa: S105 (no password)
             await self._promote(name, order, verdict.reason)
         elif (name, order.number) not in self._passed:
             self._passed.add((name, order.number))
