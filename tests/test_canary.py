@@ -187,7 +187,7 @@ def test_a_shadow_tells_what_an_offline_comparison_tells(server):
             assert (status, told["model"]["version"], headers["x-canary"]) == (200, before, None)
 
     on_lines(server, 4, ask)
-    told = wait_until(lambda: (now := figures(server))["compared_rows"] == 600 and now, 5)
+    told = wait_until(lambda: (now := figures(server))["compared_rows"] == 600 and now, 20)
     theirs, ours = rows_of(labels, 0.73)[firsts], rows_of(GOOD)[firsts]
     assert told["agreement"] == pytest.approx(np.mean(theirs.argmax(1) == LIVE_LABEL))
     assert told["confidence_shift"] == pytest.approx(np.mean(theirs[:, LIVE_LABEL] - ours[:, LIVE_LABEL]), abs=1e-5)
@@ -239,7 +239,7 @@ def test_a_rule_promotes_a_good_candidate_by_itself(server):
         def answered_by_it():
             return {line.post(body(1 + next(asked) % 250))[2]["model"]["version"] for line in lines} == {candidate}
 
-        wait_until(answered_by_it, 10, 0)
+        wait_until(answered_by_it, 20, 0)
     assert next(asked) >= 200
     told = canary(server)
     assert (told["running"], told["last"]["outcome"], told["last"]["version"]) == (None, "promoted", candidate)
@@ -260,7 +260,7 @@ def test_a_rule_aborts_a_bad_candidate_by_itself(server, line):
         assert (status, told["model"]["version"]) == (200, before)
         return canary(server)["running"] is None
 
-    wait_until(aborted, 10, 0.01)
+    wait_until(aborted, 20, 0.01)
     last = canary(server)["last"]
     assert (last["outcome"], last["figures"]["agreement"]) == ("aborted", 0)
     assert "0.00% of" in last["reason"]
@@ -284,7 +284,7 @@ def test_a_candidate_that_fails_in_the_middle_is_stood_in_for_and_aborted(server
         stood_in += headers["x-canary"] == "fallback"
         return canary(server)["running"] is None
 
-    wait_until(aborted, 5, 0)
+    wait_until(aborted, 20, 0)
     last = canary(server)["last"]
     assert last["outcome"] == "aborted"
     assert "rows failed, at most 2.00% of 500 may" in last["reason"]
@@ -347,7 +347,7 @@ def test_texts_and_series_are_shadowed_and_split_too(server, line, name):
     for _ in range(10):
         assert line.post(json.dumps(example).encode(), "/predict/sequence")[1]["x-canary"] is None
         assert line.post(batch, "/predict/sequence/batch")[0] == 200
-    told = wait_until(lambda: (now := figures(server, name))["compared_rows"] == 40 and now, 5)
+    told = wait_until(lambda: (now := figures(server, name))["compared_rows"] == 40 and now, 20)
     assert told["agreement"] == 1
     if name.startswith("topic"):
         assert told["confidence_shift"] == pytest.approx(0, abs=1e-5)
