@@ -81,7 +81,7 @@ async def all_stats(request: Request) -> dict[str, Any]:
 
 @router.post(
     "/repository/index", summary="What is in the store", response_model=list[schemas.IndexEntry],
-    responses=error_responses(400), openapi_extra=_INDEX_BODY,
+    responses=error_responses(400, 413), openapi_extra=_INDEX_BODY,
 )  # fmt: skip
 async def index(request: Request, registry: TheRegistry) -> list[dict[str, str]]:
     """Every version of every model, with `ready` only those that answer when asked for."""
