@@ -52,7 +52,7 @@ def ways(pictures: np.ndarray) -> dict[str, tuple[str, int, list[bytes], str]]:
 
 
 def alone(pictures: np.ndarray, seconds: float) -> dict:
-    """`session.run` on one thread, in the batch size that is fastest: how many pictures a second, and their CPU time."""
+    """`session.run` on one thread, in the batch size that is fastest: pictures a second, and CPU time of one."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model_file(), options, providers=["CPUExecutionProvider"])
