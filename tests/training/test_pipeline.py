@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Iterator
@@ -171,6 +172,9 @@ def test_a_first_version_that_passes_goes_live(candidate: Path, tmp_path: Path) 
     assert manifest.gate is not None
     assert manifest.gate.reasons == result.gate.reasons
     assert set(manifest.files) == {"model.onnx", "report/index.html"}
+    page = (store.folder("digit-mlp", 1) / "report" / "index.html").read_text()
+    assert "What the gate said" in page
+    assert all(html.escape(reason) in page for reason in manifest.gate.reasons)
     assert not list((tmp_path / ".staging").iterdir())
 
 
