@@ -30,17 +30,22 @@ GOOD = [LIVE_LABEL] * 256
 
 
 class Line:
-    """One connection."""
+    """One connection; opened anew after a pause, for the service closes idle ones."""
 
     def __init__(self, server):
         self._connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+        self._used = 0.0
 
     def post(self, content, path="/predict/digit", **headers):
         """Status, headers and JSON of an answer; an argument `x_canary_key` becomes that header."""
+        if time.monotonic() - self._used > 2:
+            self._connection.close()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self._connection.request("POST", path, content, {**JSON, **named})
         response = self._connection.getresponse()
-        return response.status, response.headers, json.loads(response.read())
+        told = response.status, response.headers, json.loads(response.read())
+        self._used = time.monotonic()
+        return told
 
     def __enter__(self):
         return self

@@ -141,6 +141,7 @@ def test_a_lost_device_aborts_the_canary_and_live_serves_on(store):
         report = SimpleNamespace(
             engine=SimpleNamespace(version=2, provider="CUDAExecutionProvider"),
             rows=1, items=1, queue_seconds=[0.0], run_seconds=0.0, steps=0, padded_steps=0, failed=True, sound=False,
+            padded_rows=1, reason="idle",
         )  # fmt: skip
         registry.trials[NAME]._observe(report)
 
