@@ -48,6 +48,16 @@ def shown(url: str) -> str:
     return f"{scheme}://{user.partition(':')[0]}{at}{place.partition('?')[0]}"
 
 
+def has_rows(url: str, table: str) -> bool:
+    """Whether a SQLite file is there and has such a table with something in it; makes and changes nothing."""
+    path = Path(url.removeprefix(_SQLITE))
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
+            return connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None  # noqa: S608
+    except sqlite3.Error:
+        return False
+
+
 def prepare_file(url: str) -> None:
     """Make a SQLite file, in the mode in which readers and the writer do not block each other; nothing for a server."""
     if is_sqlite(url):

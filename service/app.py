@@ -21,11 +21,13 @@ from service.access import access_log
 from service.device import choose
 from service.errors import InternalError, InvalidInput, NotFound, ServiceError, UnreadableBody
 from service.exchange import Direct
+from service.gpu import Gpus
 from service.jobs import JobBoard
 from service.limits import Limits
 from service.metrics import Metrics
 from service.middleware import Envelope
 from service.oip.errors import refusal
+from service.probes import Probes
 from service.registry import Registry
 from service.routes import canary, infer, models, open_inference, operations, playground, predict, train
 from service.security import Guard
@@ -62,6 +64,7 @@ def create_app(settings: Settings) -> Application:
     app.state.trainer = trainer_mode(settings)
     app.state.registry = Registry(Store(settings.store_dir), app.state.recipes, settings, app.state.metrics)
     app.state.jobs = JobBoard(settings, app.state.trainer)
+    app.state.probes = Probes(app.state.jobs, Gpus())
     fast = predict.endpoints(app.state.registry, settings)
     tensors = infer.Infer(app.state.registry, settings, app.state.metrics)
     app.router.routes.extend([*predict.routes(fast), *infer.routes(tensors)])
@@ -98,6 +101,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(registry.close)
         await registry.start(device)
         stack.push_async_callback(app.state.jobs.close)
+        stack.push_async_callback(app.state.probes.close)
         watcher = asyncio.create_task(app.state.guard.watch(), name="key-watcher")
         stack.callback(watcher.cancel)
         yield

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from service.engine import Array, Runner, Tensors
 from service.errors import ServiceError
@@ -34,19 +34,29 @@ class Answer(NamedTuple):
     batch_rows: int
 
 
+Reason = Literal["idle", "device_free", "full", "max_wait"]
+"""Why a batch was sent off: its rows found the device idle; the device became free; a full batch waited; the time for
+company (`max_wait_ms`) was over."""
+
+
 class BatchReport(NamedTuple):
-    """What one finished batch was like; `steps` and `padded_steps` count rows x length where there is a length."""
+    """What one finished batch was like; `steps` and `padded_steps` count rows x length where there is a length.
+
+    Padded is what the device ran to have fixed shapes. `reason` says why the batch was sent off when it was.
+    """
 
     engine: Runner
     rows: int
     items: int
     queue_seconds: list[float]
     run_seconds: float
+    padded_rows: int
     steps: int
     padded_steps: int
     failed: bool
     sound: bool
     """Whether the device still answers right; looked at when a batch has failed."""
+    reason: Reason
 
 
 class Reply(Protocol):
@@ -113,19 +123,22 @@ class Done(NamedTuple):
     sound: bool = True
 
 
-def report(done: Done) -> BatchReport:
+def report(done: Done, reason: Reason) -> BatchReport:
     """The report of one finished batch; times in seconds of `perf_counter`."""
     items, rows = done.items, done.rows
+    padded_rows = items[0].engine.padded_rows(rows)
     return BatchReport(
         engine=items[0].engine,
         rows=rows,
         items=len(items),
         queue_seconds=[done.started - item.entered for item in items],
         run_seconds=done.ended - done.started,
+        padded_rows=padded_rows,
         steps=sum(item.part.rows * item.part.length for item in items),
-        padded_steps=rows * items[0].length,
+        padded_steps=padded_rows * items[0].length,
         failed=isinstance(done.outputs, Exception),
         sound=done.sound,
+        reason=reason,
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 
-from service.batch import Answer, BatchReport, Done, Item, Part, Reply, report, run
+from service.batch import Answer, BatchReport, Done, Item, Part, Reason, Reply, report, run
 from service.engine import Array, Runner
 from service.errors import Busy, DeadlinePassed, InternalError, Unavailable
 
@@ -37,7 +37,7 @@ class Batcher:
     """The queue in front of one model; create, submit to and close it on one event loop.
 
     `max_queue_rows` bounds the rows that wait, `max_batch_rows` those of one run, `max_wait_ms` holds a batch back for
-    company (0: never). `observe` is called with every finished batch.
+    company (0: never). `observe` is called with every finished batch, `waiting` now and then with the rows that wait.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Batcher:
         max_batch_rows: int,
         max_wait_ms: float = 0.0,
         observe: Callable[[BatchReport], None] | None = None,
+        waiting: Callable[[int], None] | None = None,
     ) -> None:
         self.name = name
         self.queued_rows = 0
@@ -55,6 +56,9 @@ class Batcher:
         self._max_batch_rows = max_batch_rows
         self._max_wait_s = max_wait_ms / 1000
         self._observe = observe
+        self._waiting = waiting
+        self._cause: Reason = "idle"
+        self._reason: Reason = "idle"
         self._loop = asyncio.get_running_loop()
         self._queues: dict[_Key, deque[Item]] = {}
         self._flying: list[Item] = []
@@ -147,6 +151,7 @@ class Batcher:
         """Dispatch after this turn of the loop, so that requests read in one turn share a batch."""
         if not self._dispatch_planned and not self._flying:
             self._dispatch_planned = True
+            self._cause = "max_wait" if self._max_wait_s else "idle"
             if self._max_wait_s:
                 self._loop.call_later(self._max_wait_s, self._dispatch)
             else:
@@ -164,12 +169,14 @@ class Batcher:
             if not items:
                 continue
             engine, length = key
+            self._reason = "full" if key in self._queues else self._cause
             rows = sum(item.part.rows for item in items)
             if engine.quick(rows, length):
                 for done in run(items, rows, length):
                     self._settle(done)
                 if self._queues:
                     self._plan()  # first let the loop read what came meanwhile
+                    self._cause = "device_free"
                 break
             self._flying = items
             self._work.put((items, rows, length))
@@ -228,6 +235,8 @@ class Batcher:
         for item in self._flying:
             if now >= item.deadline and not item.reply.done():
                 item.reply.set_exception(DeadlinePassed("The deadline passed while the device was at work."))
+        if self._waiting is not None:
+            self._waiting(self.queued_rows)
         if self._queues or self._flying:
             self._sweep_planned = True
             self._loop.call_later(_SWEEP_S, self._sweep)
@@ -251,6 +260,7 @@ class Batcher:
         self._flying = []
         for done in finished:
             self._settle(done)
+        self._cause = "device_free"
         self._dispatch()
 
     def _settle(self, done: Done) -> None:
@@ -262,7 +272,7 @@ class Batcher:
         else:
             self._scatter(done, done.outputs)
         if self._observe is not None:
-            self._observe(report(done))
+            self._observe(report(done, self._reason))
         for item in done.items:
             self._release(item.engine)
 

@@ -42,6 +42,9 @@ class Runner(Protocol):
     def bucket_length(self, length: int) -> int:
         """The padded length of a row of `length` steps; 0 for graphs without a length axis."""
 
+    def padded_rows(self, rows: int) -> int:
+        """The rows that the device really runs for a batch of so many."""
+
     def quick(self, rows: int, length: int) -> bool:
         """Whether so many rows take less time than handing them to another thread and back is worth."""
 
@@ -88,6 +91,12 @@ class Engine:
 
     def bucket_length(self, length: int) -> int:
         return at_least(self._lengths, length) if length else 0
+
+    def padded_rows(self, rows: int) -> int:
+        if not self._pads_rows:
+            return rows
+        whole, rest = divmod(rows, self._rows[-1])
+        return whole * self._rows[-1] + (at_least(self._rows, rest) if rest else 0)
 
     def quick(self, rows: int, length: int) -> bool:
         return rows * self._row_s.get(length, _QUICK_S) < _QUICK_S

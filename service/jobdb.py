@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 import uuid
+from datetime import datetime
 from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, WorkflowStatus
@@ -153,6 +154,14 @@ class JobDatabase:
             if job.status in {JobStatus.CANCELLING, JobStatus.CANCELLED}:
                 return job
         raise Conflict(f"The job has ended already: {job.status}.", code="job_ended")
+
+    def jobs(self, since: datetime | None, ids: list[str]) -> list[Job]:
+        """The jobs submitted then or later, and those with these ids; in no order."""
+        client = self._connected()
+        rows = client.list_workflows(name=WORKFLOW, start_time=None if since is None else since.isoformat())
+        if ids and since is not None:
+            rows += client.list_workflows(name=WORKFLOW, workflow_ids=ids)
+        return [self._job(row) for row in {row.workflow_id: row for row in rows}.values()]
 
     def page(
         self, status: JobStatus | None, task: str | None, limit: int, cursor: str | None

@@ -15,9 +15,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from models.database import has_rows, is_sqlite
 from models.jobs import JOB_EVENT, DoneEvent, Job, JobEvent, JobSpec, JobStatus, StatusEvent
 from models.manifest import now
 from service.errors import Unavailable
+from service.jobcounts import Counts, JobCounts
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class JobBoard:
         self._pool = ThreadPoolExecutor(THREADS, "jobs")
         self._lock = threading.Lock()
         self._database: JobDatabase | None = None
+        self._counts = JobCounts()
         self._hung_up = False
 
     async def close(self) -> None:
@@ -82,6 +85,18 @@ class JobBoard:
                 if event is None and self._hung_up:
                     return
                 yield event
+
+    async def counts(self) -> Counts | None:
+        """How many jobs there are in each state; None where no job was ever submitted, without connecting."""
+        if not await asyncio.get_running_loop().run_in_executor(self._pool, self._is_used):
+            return None
+        return await self._run(self._counts.read)
+
+    def _is_used(self) -> bool:
+        if self._database is not None:
+            return True
+        url = self._settings.jobs_url
+        return has_rows(url, "workflow_status") if is_sqlite(url) else self._trainer != "off"
 
     async def _events(self, job_id: str, after: int) -> AsyncGenerator[tuple[int, JobEvent] | None]:
         job = await self.get(job_id)

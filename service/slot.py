@@ -77,14 +77,15 @@ class Slot:
         self._pinned: OrderedDict[int, Loaded] = OrderedDict()
         self._pointer: list[int] | None = None
         self._lock = asyncio.Lock()
+        self._queue_rows = metrics.queue_rows.labels(name)
         self.batcher = Batcher(
             name,
             max_queue_rows=settings.max_queue_rows,
             max_batch_rows=settings.max_batch_rows,
             max_wait_ms=settings.max_wait_ms,
             observe=self._observe,
+            waiting=self._queue_rows.set,
         )
-        metrics.queue_rows.labels(name).set(0)
 
     async def get(self, version: int | None) -> Loaded:
         """The live version, or the one asked for. NotFound when it is not in the store, Unavailable when it is bad."""
@@ -178,10 +179,13 @@ class Slot:
             self._refuse(version, str(exc))
             return False
         old, self.live, self.fault = self.live, new, None
-        self.refused.pop(version, None)
+        if self.refused.pop(version, None) is not None:
+            self._metrics.refused_version.labels(self.name, str(version)).set(0)
         self._metrics.swap_seconds.labels(self.name).observe(perf_counter() - started)
         self._metrics.swaps.labels(self.name, "live").inc()
         self._metrics.live_version.labels(self.name).set(version)
+        if old is not None:
+            self._metrics.provider.labels(self.name, old.engine.provider).set(0)
         self._metrics.provider.labels(self.name, new.engine.provider).set(1)
         if old is not None:
             self.swaps += 1
@@ -216,7 +220,6 @@ class Slot:
 
     def _observe(self, report: BatchReport) -> None:
         self._metrics.batch(self.name, report)
-        self._metrics.queue_rows.labels(self.name).set(self.batcher.queued_rows)
         if report.failed and not report.sound:
             self.fault = (
                 f"{report.engine.provider} failed while running {self.name}; restart the service on a sound device"

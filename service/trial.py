@@ -44,6 +44,9 @@ class Background:
     def bucket_length(self, length: int) -> int:
         return self._engine.bucket_length(length)
 
+    def padded_rows(self, rows: int) -> int:
+        return self._engine.padded_rows(rows)
+
     def quick(self, rows: int, length: int) -> bool:  # noqa: ARG002 (a Runner's)
         return False
 

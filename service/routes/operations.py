@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from service.metrics import CONTENT_TYPE, Metrics
+from service.probes import Probes
 from service.registry import Registry
 from service.schemas import Alive, ModelReadiness, Readiness
 
@@ -53,4 +54,5 @@ async def ready(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> Response:
     """Totals of all workers, in the Prometheus text format."""
     counters: Metrics = request.app.state.metrics
-    return Response(counters.render(), media_type=CONTENT_TYPE)
+    probes: Probes = request.app.state.probes
+    return Response(counters.render(await probes.families()), media_type=CONTENT_TYPE)

@@ -23,6 +23,9 @@ class FakeEngine:
         self.sound = True
         self.bad_row: float | None = None
 
+    def padded_rows(self, rows):
+        return rows
+
     def quick(self, rows, length):
         return self.is_quick
 

@@ -250,7 +250,8 @@ def test_a_device_that_dies_is_unavailable_not_slow(store):
             slot = registry.loaded("digit-cnn")
             report = SimpleNamespace(
                 engine=SimpleNamespace(version=1, provider="CUDAExecutionProvider"),
-                rows=1, queue_seconds=[0.0], run_seconds=0.0, steps=0, padded_steps=0, failed=True, sound=False,
+                rows=1, queue_seconds=[0.0], run_seconds=0.0, padded_rows=1, steps=0, padded_steps=0, failed=True,
+                sound=False, reason="idle",
             )  # fmt: skip
             slot._observe(report)
             assert "CUDAExecutionProvider failed" in json.dumps(registry.problems())
