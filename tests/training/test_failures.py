@@ -55,7 +55,7 @@ def little_room(folder: Path, size: int):
             subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def failed(desk: Desk, job_id: str, seconds: float = 60) -> str:
+def failed(desk: Desk, job_id: str, seconds: float = 300) -> str:
     """The sentence that the job failed with."""
     end = desk.end(job_id, seconds)
     assert (end["status"], end["result"]) == ("failed", None), end
@@ -86,7 +86,7 @@ def test_a_job_that_kills_its_worker_each_time_is_given_up(tmp_path):
         assert (begun.count(["epoch", "1"]), begun.count(["epoch", "2"])) == (1, 3)
         assert not (tmp_path / "jobs" / job_id).exists()
         plan(tmp_path)
-        assert desk.end(desk.put())["status"] == "succeeded"
+        assert desk.end(desk.put(), 60)["status"] == "succeeded"
         desk.close()
 
 
@@ -120,7 +120,7 @@ def test_too_large_a_batch_is_halved_once_and_said_so(tmp_path, data_dir, monkey
     plan(tmp_path, room_rows=48, allocator="torch")
     with working(tmp_path, "hungry.py") as desk:
         job_id = desk.put(epochs=1)
-        end = desk.end(job_id, 120)
+        end = desk.end(job_id, 300)
         assert end["status"] == "succeeded", end
         told = [message for message in logs(desk, job_id) if "out of memory" in message]
         assert len(told) == 1
@@ -131,7 +131,7 @@ def test_too_large_a_batch_is_halved_once_and_said_so(tmp_path, data_dir, monkey
         # NumPy's refusal, a MemoryError, and no batch that fits
         plan(tmp_path, room_rows=8, allocator="numpy")
         job_id = desk.put(epochs=1)
-        sentence = failed(desk, job_id, 120)
+        sentence = failed(desk, job_id)
         assert sentence.startswith("out of memory with batch size 64 and with 32: ")
         assert "smaller batch size" in sentence
         assert not (tmp_path / "jobs" / job_id).exists()
@@ -147,7 +147,7 @@ def test_a_small_batch_that_is_refused_is_still_want_of_memory(tmp_path):
         plan(tmp_path, memory_for=16)
         assert failed(desk, desk.put()).startswith("out of memory with batch size 64 and with 32")
         plan(tmp_path)
-        assert desk.end(desk.put())["status"] == "succeeded"
+        assert desk.end(desk.put(), 60)["status"] == "succeeded"
 
 
 def test_data_that_is_missing_or_damaged_fails_the_job(tmp_path, data_dir, monkeypatch):
@@ -170,7 +170,7 @@ def test_data_that_is_missing_or_damaged_fails_the_job(tmp_path, data_dir, monke
         assert f"{images} is damaged or another file: its sha256 is " in sentence
         assert not list((tmp_path / "jobs").iterdir())
         images.write_bytes(whole)
-        assert desk.end(desk.put(epochs=1), 120)["status"] == "succeeded"
+        assert desk.end(desk.put(epochs=1), 300)["status"] == "succeeded"
     assert Store(tmp_path / "models").live_history("digit-mlp") == [1]
 
 
@@ -188,14 +188,14 @@ def test_a_full_disk_at_the_checkpoint_fails_the_job(tmp_path, data_dir, monkeyp
         # the smaller network of the quick child finds room
     plan(tmp_path)
     with working(tmp_path, "child.py") as desk:
-        assert desk.end(desk.put())["status"] == "succeeded"
+        assert desk.end(desk.put(), 60)["status"] == "succeeded"
 
 
 def test_a_full_disk_at_publication_leaves_the_live_version(tmp_path):
     """Version 1 stays live and whole, nothing of the failed one is seen or left, and a smaller one is published."""
     plan(tmp_path)
     with little_room(tmp_path / "models", 8 * 2**20) as before, working(tmp_path, "child.py", before) as desk:
-        assert desk.end(desk.put())["status"] == "succeeded"
+        assert desk.end(desk.put(), 60)["status"] == "succeeded"
         store = Store(tmp_path / "models")
         plan(tmp_path, bytes=16 * 2**20)
         sentence = failed(desk, desk.put())
@@ -206,7 +206,7 @@ def test_a_full_disk_at_publication_leaves_the_live_version(tmp_path):
         assert not staging.exists() or not list(staging.iterdir())
         assert not list((tmp_path / "jobs").iterdir())
         plan(tmp_path, accuracy=0.95)
-        assert desk.end(desk.put())["result"]["model"] == {"name": "digit-mlp", "version": 2, "live": True}
+        assert desk.end(desk.put(), 60)["result"]["model"] == {"name": "digit-mlp", "version": 2, "live": True}
 
 
 def test_the_limit_of_a_file_stands_in_for_a_full_disk(tmp_path):
@@ -216,7 +216,7 @@ def test_the_limit_of_a_file_stands_in_for_a_full_disk(tmp_path):
     with working(tmp_path, "child.py", SMALL_FILES.format(limit=8 * 2**20)) as desk:
         assert failed(desk, desk.put()).startswith("the version could not be published: ")
         plan(tmp_path)
-        assert desk.end(desk.put())["status"] == "succeeded"
+        assert desk.end(desk.put(), 60)["status"] == "succeeded"
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == hard
 
 
