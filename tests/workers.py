@@ -94,7 +94,11 @@ class WorkerProcess:
         if self.process.poll() is None:
             self.thaw()
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        try:
+            return self.process.wait(40)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """kill -9."""

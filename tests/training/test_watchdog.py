@@ -1,9 +1,11 @@
 """Workers that watch over each other: the count of silence, the folder's turns, real workers that die and freeze."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -252,10 +254,27 @@ class Crew:
         """The worker that has the job now."""
         return self.workers[self.desk.row(job_id).executor_id]
 
+    def freeze(self, worker: WorkerProcess) -> None:
+        """Freeze it, but not in the middle of a write to a SQLite file, which would hold up everybody."""
+        while True:
+            worker.freeze()
+            if self.url is not None:
+                return
+            with contextlib.closing(sqlite3.connect(self.state / "jobs.sqlite", timeout=0.5)) as connection:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    worker.thaw()
+                    time.sleep(0.05)
+                else:
+                    connection.rollback()
+                    return
+
     def stop(self) -> None:
-        for process in self.workers.values():
-            process.stop()
-        self.desk.close()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.desk.close)
+            for process in self.workers.values():
+                stack.callback(process.stop)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -351,7 +370,7 @@ def test_a_frozen_worker_that_wakes_up_has_lost_its_job(crew, tmp_path):
     desk.wait_epoch(job_id, 1)
     (old,) = children(job_id)
     frozen = crew.holder(job_id)
-    frozen.freeze()
+    crew.freeze(frozen)
     wait_until(lambda: (now := children(job_id)) and old not in now, 30)
     assert crew.holder(job_id) is not frozen
     frozen.thaw()
@@ -374,7 +393,7 @@ def test_a_worker_frozen_while_it_publishes_publishes_no_second_version(crew, tm
     job_id = desk.put(epochs=1)
     wait_until(lambda: staging.is_dir() and any(path.is_dir() for path in staging.iterdir()), 20, 0.002)
     frozen = crew.holder(job_id)
-    frozen.freeze()
+    crew.freeze(frozen)
     assert not Store(tmp_path / "models").versions("digit-mlp"), "it was too fast to be frozen in time"
     assert desk.end(job_id, 60)["status"] == "succeeded"
     frozen.thaw()
