@@ -74,6 +74,7 @@ def ready(page: Page) -> None:
 def shoot(page: Page, name: str, *, whole: bool = False) -> None:
     """A picture for the README, if this run is to make them; few colours keep it small."""
     if SHOTS:
+        page.evaluate("scrollTo(0, 0)")  # else the head, which sticks to the window, would be in the middle
         taken = page.screenshot(full_page=whole, animations="disabled")
         Image.open(BytesIO(taken)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
             Path(SHOTS) / f"{name}.png", optimize=True

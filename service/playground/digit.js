@@ -24,13 +24,13 @@ class Answer {
     this.sure = el("p", { class: "small soft sure" });
     this.bars = new Bars(el("div", { tLabel: "Probabilities" }));
     this.saw = canvas28("What the model saw");
-    this.map = canvas28("What the answer leans on");
+    this.map = canvas28("What it leans on");
     const choice = el("div", { class: "choice" });
     const pictures = el(
       "div",
       { class: "seen" },
       figure(this.saw, "What the model saw"),
-      figure(this.map, "What the answer leans on"),
+      figure(this.map, "What it leans on"),
     );
     const head = el("div", { class: "digit-head" }, el("div", {}, this.digit, this.sure), pictures);
     this.node = el("div", { class: "card answer" }, choice, head, this.bars.node);
@@ -60,9 +60,18 @@ class Answer {
     return answer;
   }
 
+  /** The same with the reasons; undefined when the drawing has changed meanwhile. */
   async explain(shot) {
     const answer = await this.#why.run((signal) => call(this.request(shot, true), signal));
-    if (answer) await this.#reasons(answer.data.explanation);
+    if (!answer) return undefined;
+    this.#show(answer.data);
+    await this.#reasons(answer.data.explanation);
+    return answer.data;
+  }
+
+  /** Reasons that are under way are for a drawing that is no more. */
+  hush() {
+    this.#why.stop();
   }
 
   #show({ digit, confidence, probabilities }) {
@@ -159,6 +168,7 @@ class Digit {
   changed(final) {
     this.undo.disabled = !this.pad.canUndo;
     this.clear.disabled = this.pad.empty;
+    for (const answer of this.answers) answer.hush();
     if (this.pad.empty) return this.blank();
     if (final) this.live.now();
     else this.live();
@@ -195,8 +205,9 @@ class Digit {
     if (this.pad.empty) return;
     const shot = await this.pad.shot();
     await this.attempt(async () => {
-      await Promise.all(this.shown.map((answer) => answer.explain(shot)));
-      announce("It is a {digit}.", { digit: this.answers[0].digit.textContent });
+      const [answer] = await Promise.all(this.shown.map((each) => each.explain(shot)));
+      if (!answer) return;
+      announce("It is a {digit}.", { digit: answer.digit });
       await this.showCurl(shot);
     });
   }

@@ -28,6 +28,7 @@ export default {
   "Probabilities": "概率",
   "sure to {p}": "把握 {p}",
   "What the answer leans on": "判断的依据",
+  "What it leans on": "判断的依据",
   "{n} s": "{n} 秒",
   "{m} min {n} s": "{m} 分 {n} 秒",
   "{h} h {m} min": "{h} 小时 {m} 分",
