@@ -290,6 +290,16 @@ def test_a_field_of_the_wrong_type_is_refused(content):
         taken(DIGIT, json.dumps(asked).encode())
 
 
+@pytest.mark.parametrize("field", ["id", "datatype"])
+def test_half_of_a_surrogate_pair_is_refused(field):
+    """It could be sent back neither in an answer nor in an error; Python's own JSON reader lets it in."""
+    asked = json.loads(infer(golden(DIGIT)[0], binary=False, parameters={"more": float("nan")})["content"])
+    (asked if field == "id" else asked["inputs"][0])[field] = "\ud800"
+    with pytest.raises(InvalidInput, match="surrogate") as caught:
+        taken(DIGIT, json.dumps(asked).encode())
+    caught.value.detail.encode()
+
+
 def test_fields_of_extensions_are_let_through():
     """A client may send parameters that mean nothing here."""
     more = {"parameters": {"sequence_id": 7, "sequence_start": True, "mine": "x"}, "unknown": [1]}
