@@ -83,12 +83,29 @@ def test_both_services_run_without_privileges_on_one_volume():
     """Read-only root, no capability, one named volume at the place where the images keep their state."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
     state = re.search(r"NEUROSERVE_STATE=(\S+)", DOCKERFILE)[1]
-    assert set(services) == {"api", "trainer"}
+    assert {name for name, service in services.items() if "profiles" not in service} == {"api", "trainer"}
     for service in services.values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
-        assert service["volumes"] == [f"state:{state}"]
+    for name in ("api", "trainer"):
+        assert services[name]["volumes"] == [f"state:{state}"]
+
+
+def test_the_profile_observe_mounts_what_is_there_and_opens_to_this_machine_only():
+    """Prometheus and Grafana get files of the checkout read-only and a volume each; nobody can sign in."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    observers = {name: each for name, each in compose["services"].items() if each.get("profiles") == ["observe"]}
+    assert set(observers) == {"prometheus", "grafana"}
+    for service in observers.values():
+        assert re.fullmatch(r"\S+:v?\d+\.\d+\.\d+", service["image"])
+        mounts = [re.sub(r"^\$\{\w+:-(.+?)\}", r"\1", mount).split(":") for mount in service["volumes"]]
+        assert all((ROOT / source).exists() and rest == ["ro"] for source, _, *rest in mounts if source[0] == ".")
+        assert {source for source, *_ in mounts if source[0] != "."} < set(compose["volumes"])
+    assert "ports" not in observers["prometheus"]
+    assert observers["grafana"]["ports"] == ["${NEUROSERVE_GRAFANA_PUBLISH:-127.0.0.1:3000}:3000"]
+    assert observers["grafana"]["environment"]["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert observers["grafana"]["environment"]["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
 
 
 def test_the_gpu_file_asks_for_a_gpu_and_nothing_less():
