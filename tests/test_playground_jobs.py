@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import browser, ready, shoot, visit
+from tests.browser import SHOTS, browser, ready, shoot, visit
 from tests.server import Server, shipped
 
 pytestmark = pytest.mark.slow
@@ -37,9 +37,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def order(page, network, epochs, promote="always"):
+def order(page, network, epochs, promote="always", task="digit"):
     """Fill the form in and send it."""
-    page.select_option("#train-task", "digit")
+    page.select_option("#train-task", task)
     page.select_option("#train-network", network)
     page.fill("#train-epochs", str(epochs))
     page.fill("#train-batch_size", "256")
@@ -83,6 +83,18 @@ def test_a_job_is_followed_through_a_reload_and_a_lost_server_to_a_live_version_
             page.click("#job-verdict a[href='#models']")
             expect(row(page, NEW)).to_contain_text("live")
             check_canary_and_rollback(page)
+            if SHOTS:
+                show_curves(page)
+
+
+def show_curves(page):
+    """A job of more epochs, for the README's picture."""
+    page.click('header nav a[href="#train"]')
+    order(page, "rnn", 6, "if_better", task="forecast")
+    expect(page.locator("#job-title")).to_have_text("forecast · rnn")
+    expect(page.locator("#job-status")).to_have_text("succeeded", timeout=JOB_MS)
+    expect(page.locator("#job-metric circle")).to_have_count(6)
+    shoot(page, "train", whole=True)
 
 
 def check_end(page):
@@ -93,7 +105,6 @@ def check_end(page):
     lines = page.locator("#job-log li").all_text_contents()
     assert len(lines) == len(set(lines)), "a line of the log came twice"
     expect(page.locator("#job-cancel")).to_be_hidden()
-    shoot(page, "train", whole=True)
     with page.expect_popup() as opened:
         page.click("#job-verdict a[data-report]")
     expect(opened.value.locator("h1")).to_contain_text("digit-mlp")
@@ -142,6 +153,7 @@ def test_a_job_is_cancelled_after_a_question_and_wrong_numbers_are_not_sent(tmp_
         page.click("#job-cancel")
         page.click("#confirm-no")
         expect(page.locator("#job-status")).to_have_text("running")
+        expect(page.locator("#train-jobs .chip")).to_have_text(["running"])
         page.click("#job-cancel")
         page.click("#confirm-yes")
         asked = time.monotonic()

@@ -13,16 +13,16 @@ export const STATES = {
   failed: "failed",
   cancelled: "cancelled",
 };
-const ENDED = new Set(["succeeded", "rejected", "failed", "cancelled"]);
+export const ENDED = new Set(["succeeded", "rejected", "failed", "cancelled"]);
 const LOG_LINES = 200;
 
 export class JobView {
   #controller = null;
   #frame = 0;
 
-  /** `metric(task)` names a task's metric, `cancel(id)` asks and cancels, `ended(job)` hears of the end. */
-  constructor(node, { metric, cancel, ended }) {
-    Object.assign(this, { node, metric, ended, job: null });
+  /** `metric(task)` names a task's metric, `cancel(id)` asks and cancels, `moved(job)` hears of each status. */
+  constructor(node, { metric, cancel, moved }) {
+    Object.assign(this, { node, metric, moved, job: null });
     this.title = el("h2", { id: "job-title" });
     this.chip = el("span", { class: "chip", id: "job-status" });
     this.stop = button("Cancel", { icon: "stop", kind: "small", id: "job-cancel", onclick: () => cancel(this.job.id) });
@@ -92,13 +92,14 @@ export class JobView {
     if (type === "status") {
       job.status = data.status;
       this.#note(data.at, STATES[data.status]);
+      this.moved(job);
     } else if (type === "progress") job.progress = data.progress;
     else if (type === "epoch") this.#epoch(data);
     else if (type === "log") this.#line(data.at, data.level, el("span", { lang: "en" }, data.message));
     else if (type === "done") {
       Object.assign(job, { status: data.status, result: data.result, error: data.error, finished_at: data.at });
       this.#note(data.at, STATES[data.status]);
-      this.ended(job);
+      this.moved(job);
     }
   }
 

@@ -4,10 +4,10 @@ import { announce, refresh } from "./catalog.js";
 import { confirmed } from "./confirm.js";
 import { Curl } from "./curl.js";
 import { byId, el } from "./dom.js";
-import { JobView, STATES } from "./job.js";
+import { ENDED, JobView, STATES } from "./job.js";
 import { Notice } from "./notice.js";
 import { RecipeForm } from "./recipe.js";
-import { moment, t } from "./words.js";
+import { moment, t, translate } from "./words.js";
 
 const LISTED = 8;
 
@@ -19,7 +19,7 @@ class Train {
     this.view = new JobView(byId("train-job"), {
       metric: (task) => this.form.metric(task),
       cancel: (id) => this.cancel(id),
-      ended: (job) => this.ended(job),
+      moved: (job) => this.moved(job),
     });
     this.shown = null;
   }
@@ -88,9 +88,14 @@ class Train {
     });
   }
 
-  ended(job) {
-    announce("The job has ended: {state}.", { state: () => t(STATES[job.status]) });
-    this.list().catch(() => {});
+  moved({ id, status }) {
+    const chip = byId("train-jobs").querySelector(`[data-job="${CSS.escape(id)}"] .chip`);
+    if (chip) {
+      translate(chip, STATES[status]);
+      chip.className = `chip ${status}`;
+    }
+    if (!ENDED.has(status)) return;
+    announce("The job has ended: {state}.", { state: () => t(STATES[status]) });
     refresh().catch(() => {});
   }
 
