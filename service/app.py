@@ -32,6 +32,7 @@ from service.registry import Registry
 from service.routes import canary, infer, models, open_inference, operations, playground, predict, train
 from service.security import Guard
 from service.settings import ZOO, Settings
+from service.tracing import OFF, NameRequest, Tracing, wanted
 from service.workers import threads_for, trainer_mode
 
 VERSION = "0.1.0"
@@ -50,15 +51,18 @@ class Application(FastAPI):
 
 def create_app(settings: Settings) -> Application:
     """The service with its routes; models are loaded and sessions built when it starts."""
+    tracing = Tracing(VERSION) if wanted() else None
     app = Application(
         title="neuroserve",
         version=VERSION,
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,
+        telemetry=tracing.config if tracing is not None else OFF,
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
+    app.state.tracing = tracing
     app.state.guard = Guard(settings)
     app.state.recipes = Recipes.model_validate_json((ZOO / "recipes.json").read_bytes())
     app.state.trainer = trainer_mode(settings)
@@ -76,12 +80,15 @@ def create_app(settings: Settings) -> Application:
     app.envelope = Envelope(
         super(Application, app).__call__,
         app.state.metrics,
-        infer.Fast(fast, tensors),
+        infer.Fast(fast, tensors) if tracing is None else {},
         app.state.guard,
         Limits(settings),
         access_log(settings),
     )
-    app.direct = infer.Short(predict.short(fast), tensors)
+    app.direct = infer.Short(predict.short(fast), tensors) if tracing is None else {}
+    if tracing is not None:
+        app.state.metrics.spans = tracing.spans
+        app.add_middleware(NameRequest)
     return app
 
 
@@ -90,6 +97,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     registry: Registry = app.state.registry
     async with AsyncExitStack() as stack:
+        if app.state.tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, app.state.tracing.close)
         device = choose(
             settings.device,
             threads_for(settings),

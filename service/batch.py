@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from time import perf_counter
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from service.engine import Array, Runner, Tensors
 from service.errors import ServiceError
@@ -100,7 +100,7 @@ class Queue(Entrance, Protocol):
 class Item:
     """One part on its way: where its answer goes, how long it may take, whether anybody waits for it."""
 
-    __slots__ = ("deadline", "engine", "entered", "gone", "length", "part", "reply")
+    __slots__ = ("deadline", "engine", "entered", "gone", "length", "part", "reply", "span")
 
     def __init__(self, part: Part, engine: Runner, reply: Reply, deadline: float, gone: Callable[[], bool]) -> None:
         self.part = part
@@ -110,6 +110,7 @@ class Item:
         self.gone = gone
         self.length = engine.bucket_length(part.length)
         self.entered = perf_counter()
+        self.span: Any = None  # its request's, where that is traced
 
 
 class Done(NamedTuple):

@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
+from time import perf_counter
 
 from service.batch import Answer, BatchReport, Done, Item, Part, Reason, Reply, report, run
 from service.engine import Array, Runner
 from service.errors import Busy, DeadlinePassed, InternalError, Unavailable
+from service.tracing import BatchSpans
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Batcher:
         max_wait_ms: float = 0.0,
         observe: Callable[[BatchReport], None] | None = None,
         waiting: Callable[[int], None] | None = None,
+        spans: BatchSpans | None = None,
     ) -> None:
         self.name = name
         self.queued_rows = 0
@@ -57,6 +60,8 @@ class Batcher:
         self._max_wait_s = max_wait_ms / 1000
         self._observe = observe
         self._waiting = waiting
+        self._spans = spans
+        self._sent = 0.0
         self._cause: Reason = "idle"
         self._reason: Reason = "idle"
         self._loop = asyncio.get_running_loop()
@@ -114,6 +119,8 @@ class Batcher:
         deadline = self._loop.time() + timeout_s
         for part, reply in zip(parts, replies, strict=True):
             item = Item(part, engine, reply, deadline, gone)
+            if self._spans is not None:
+                item.span = self._spans.request()
             self._queues.setdefault((engine, item.length), deque()).append(item)
         self.queued_rows += rows
         self._unfinished[engine] = self._unfinished.get(engine, 0) + len(parts)
@@ -169,6 +176,7 @@ class Batcher:
             if not items:
                 continue
             engine, length = key
+            self._sent = perf_counter()
             self._reason = "full" if key in self._queues else self._cause
             rows = sum(item.part.rows for item in items)
             if engine.quick(rows, length):
@@ -273,6 +281,8 @@ class Batcher:
             self._scatter(done, done.outputs)
         if self._observe is not None:
             self._observe(report(done, self._reason))
+        if self._spans is not None:
+            self._spans.batch(self.name, done, self._sent, self._reason)
         for item in done.items:
             self._release(item.engine)
 

@@ -13,6 +13,7 @@ from service import logs
 from service.keys import PREDICT, SCOPES, KeyFormatError, new_key
 from service.security import Guard, exposed
 from service.settings import Settings
+from service.tracing import missing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,4 +73,4 @@ def _refusal(settings: Settings) -> str | None:
         return str(exc)
     except OSError as exc:
         return f"NEUROSERVE_API_KEYS_FILE={settings.api_keys_file} cannot be read: {exc.strerror}"
-    return exposed(settings)
+    return exposed(settings) or missing()

@@ -24,6 +24,7 @@ from service.batch import BatchReport
 from service.canary_metrics import CanaryMetrics
 from service.oip.statistics import Totals, aliases
 from service.tally import SECONDS, Tally
+from service.tracing import BatchSpans
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -69,6 +70,7 @@ class Metrics:
             registry=at,
         )
         self.tally = Tally(at)
+        self.spans: BatchSpans | None = None  # where requests are traced
         self.canaries = CanaryMetrics(at)
         self._request_children: dict[tuple[str, int], Histogram] = {}
 

@@ -85,6 +85,7 @@ class Slot:
             max_wait_ms=settings.max_wait_ms,
             observe=self._observe,
             waiting=self._queue_rows.set,
+            spans=metrics.spans,
         )
 
     async def get(self, version: int | None) -> Loaded:

@@ -100,6 +100,7 @@ class Trial:
             max_batch_rows=rows,
             max_wait_ms=0.0 if self.shadows else settings.max_wait_ms,
             observe=self._observe,
+            spans=None if self.shadows else metrics.spans,
         )
         self._counts = metrics.canaries.of(slot.name, order.version, order.mode)
         self._counts.percent.set(order.percent)
