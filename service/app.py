@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from models.jobs import Recipes
@@ -73,7 +74,7 @@ def create_app(settings: Settings) -> Application:
     tensors = infer.Infer(app.state.registry, settings, app.state.metrics)
     app.router.routes.extend([*predict.routes(fast), *infer.routes(tensors)])
     for part in (train, models, canary, operations, open_inference, playground):
-        app.include_router(part.router, max_body_size=settings.max_body_bytes)
+        app.include_router(part.router)
     openapi.install(app, settings, closed=app.state.guard.closed)
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
@@ -84,6 +85,7 @@ def create_app(settings: Settings) -> Application:
         app.state.guard,
         Limits(settings),
         access_log(settings),
+        settings.max_body_bytes,
     )
     app.direct = infer.Short(predict.short(fast), tensors) if tracing is None else {}
     if tracing is not None:
@@ -123,7 +125,20 @@ async def _render(request: Request, exc: Exception) -> Response:
     headers = {name.decode(): value.decode() for name, value in told.headers}
     if isinstance(exc, HTTPException) and exc.headers:
         headers.update(exc.headers)
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _methods(request)
     return Response(told.body, told.status, headers, media_type=told.content_type.decode())
+
+
+def _methods(request: Request) -> str:
+    """What is possible at a path; Starlette tells the methods of the first of its routes only."""
+    routes: list[BaseRoute] = request.app.router.routes
+    taken = [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    return ", ".join(taken)
 
 
 def _as_service_error(exc: Exception, request: Request) -> ServiceError:

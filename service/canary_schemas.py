@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from models.canary import CanaryOrder, CanaryOutcome, CanaryRule, End, Mode, Verdict
 from models.manifest import Kind
 from service.canary_tally import CanaryTotals, Side
+from service.inputs.fields import LARGEST_VERSION
 from service.schemas import Schema
 
 
@@ -39,7 +40,7 @@ class Rule(Schema):
 class NewCanary(Schema):
     """Which version to try, on how much, and how."""
 
-    version: int = Field(ge=1, examples=[4])
+    version: int = Field(ge=1, le=LARGEST_VERSION, examples=[4])
     percent: float = Field(
         ge=0.01, le=100, examples=[10], description="share of the requests that name no version, in steps of 0.01"
     )

@@ -18,7 +18,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.access import AccessLog
-from service.errors import HeadTooLarge, RequestTimeout, ServiceError
+from service.errors import HeadTooLarge, RequestTimeout, ServiceError, UnreadableBody
 from service.exchange import Desk, Direct, Exchange, Head, response
 from service.metrics import Metrics
 from service.security import Guard
@@ -176,6 +176,10 @@ class DirectProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ inside
 
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn says to bytes that are no HTTP request, as every other error is told."""
+        self._hang_up(UnreadableBody(msg, code="unreadable_request"))
+
     def _hang_up(self, error: ServiceError) -> None:
         """Say why, unless an answer has begun already, and close the connection."""
         if self.transport.is_closing():
@@ -217,7 +221,7 @@ class DirectProtocol(HttpToolsProtocol):
         length, content_type, given_id = 0, None, None
         for name, value in self.headers:
             if name == b"content-length":
-                length = int(value)  # the parser has refused what is no number
+                length = int(value) if len(value) < 20 else 0  # the parser has refused what is no number
             elif name == b"content-type" and content_type is None:
                 content_type = value
             elif name == b"x-request-id" and given_id is None:

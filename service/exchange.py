@@ -230,7 +230,10 @@ class Desk:
                     exchange.fail(error)
                 continue
             for exchange, found in zip(there, decoded, strict=True):
-                exchange.go_on(found)
+                try:
+                    exchange.go_on(found)
+                except Exception as error:  # the others that were read in the same turn must not wait for ever
+                    exchange.fail(error)
 
 
 class _NoEvent:

@@ -19,7 +19,7 @@ from service.limits import PAUSE_S, Limits
 from service.metrics import Metrics
 from service.oip.errors import refusal
 from service.security import Guard, is_prediction
-from service.wire import ClientGone, header, id_of, send_bytes
+from service.wire import Bounded, ClientGone, check_announced, header, id_of, send_bytes
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,10 @@ class Envelope:
         guard: Guard,
         limits: Limits,
         access: AccessLog | None = None,
+        most_body_bytes: int = 10 * 2**20,
     ) -> None:
         self.app = app
+        self._most_body_bytes = most_body_bytes
         self._guard = guard
         self.limits = limits
         self.access = access
@@ -69,10 +71,11 @@ class Envelope:
 
         try:
             key = self._guard.check(scope["method"], path, scope["headers"])
+            inner = endpoint or self._within_limit
             if key is None or not self.limits.any or not is_prediction(path):
-                await (endpoint or self.app)(scope, receive, send_with_id)
+                await inner(scope, receive, send_with_id)
             else:
-                await self._limited(key, endpoint or self.app, scope, receive, send_with_id)
+                await self._limited(key, inner, scope, receive, send_with_id)
         except ClientGone:
             status = 499
         except ServiceError as error:
@@ -95,6 +98,11 @@ class Envelope:
                     key=self._guard.name_of(scope["headers"]),
                     client=scope["client"][0] if scope.get("client") else None,
                 )
+
+    async def _within_limit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, after a look at the body's length: not every route reads it before it does something."""
+        check_announced(scope, self._most_body_bytes)
+        await self.app(scope, Bounded(receive, self._most_body_bytes), send)
 
     async def _limited(self, key: Key, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         try:

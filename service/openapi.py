@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 
 from service import errors, schemas
 from service.inputs import image
-from service.inputs.fields import MAX_EXPLAINED
+from service.inputs.fields import LARGEST_VERSION, MAX_EXPLAINED
 from service.keys import SCOPES
 from service.oip import docs
 from service.oip.errors import is_open_inference
@@ -198,7 +198,7 @@ _MODEL_QUERY: list[dict[str, Any]] = [
         "in": "query",
         "required": False,
         "description": "default: the live version",
-        "schema": {"type": "integer", "minimum": 1},
+        "schema": {"type": "integer", "minimum": 1, "maximum": LARGEST_VERSION},
     },
     {
         "name": "explain",

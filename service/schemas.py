@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.inputs.fields import LARGEST_VERSION
+
 
 class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -61,7 +63,7 @@ class DigitPredictions(Schema):
 class ImageJson(Schema):
     """A picture file as base64 or as a `data:` URL."""
 
-    image: str
+    image: str = Field(min_length=1)
 
 
 class PixelsJson(Schema):
@@ -71,7 +73,7 @@ class PixelsJson(Schema):
 
 
 class ImagesJson(Schema):
-    images: list[str]
+    images: list[str] = Field(min_length=1)
 
 
 class PixelBatchJson(Schema):
@@ -83,7 +85,7 @@ class TextInput(Schema):
 
     text: str = Field(max_length=20_000)
     model: str | None = None
-    version: int | None = Field(None, ge=1)
+    version: int | None = Field(None, ge=1, le=LARGEST_VERSION)
     explain: bool = Field(False, description="tell the weight of each word too")
 
 
@@ -93,12 +95,12 @@ class SeriesInput(Schema):
     values: list[list[float]]
     start: str = Field(description="RFC 3339 time of the first row")
     model: str | None = None
-    version: int | None = Field(None, ge=1)
+    version: int | None = Field(None, ge=1, le=LARGEST_VERSION)
     explain: bool = Field(False, description="tell the weight of each step and column too")
 
 
 class SequenceInputs(Schema):
-    inputs: list[TextInput | SeriesInput]
+    inputs: list[TextInput | SeriesInput] = Field(min_length=1)
 
 
 class WordWeight(Schema):
@@ -227,7 +229,7 @@ class ModelList(Schema):
 class Promotion(Schema):
     """Which version goes live."""
 
-    version: int = Field(ge=1, examples=[3])
+    version: int = Field(ge=1, le=LARGEST_VERSION, examples=[3])
 
 
 class Alive(Schema):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import BodyTooLarge, ServiceError, UnreadableBody
@@ -27,9 +28,7 @@ class ClientGone(Exception):
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body. BodyTooLarge over `limit` bytes, before reading where the client says its length."""
-    announced = header(scope, b"content-length")
-    if announced is not None and announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
+    check_announced(scope, limit)
     message = await receive()
     body: bytes = _chunk(message)
     if not message.get("more_body", False) and len(body) <= limit:
@@ -42,6 +41,27 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     if size > limit:
         raise _too_large(limit)
     return b"".join(chunks)
+
+
+def check_announced(scope: Scope, limit: int) -> None:
+    """BodyTooLarge where the client says itself that its body is over the limit."""
+    announced = (header(scope, b"content-length") or b"").lstrip(b"0")
+    if announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
+        raise _too_large(limit)
+
+
+class Bounded:
+    """The messages of a request until its body is over a limit; then an error that FastAPI's reader lets through."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self.inner, self._limit, self._size = receive, limit, 0
+
+    async def __call__(self) -> Message:
+        message = await self.inner()
+        self._size += len(message.get("body", b""))
+        if self._size > self._limit:
+            raise HTTPException(413, str(_too_large(self._limit)))
+        return message
 
 
 def _chunk(message: Message) -> bytes:
@@ -86,10 +106,19 @@ def parse_json(body: bytes) -> Any:
         reason = str(exc)
     if b"NaN" in body or b"Infinity" in body or "infinity" in reason:
         try:
-            return json.loads(body)
+            found = json.loads(body, parse_int=_number)
+            if b"\\ud" in body.lower():  # half of a surrogate pair could not be sent back
+                json.dumps(found, ensure_ascii=False).encode()
+            return found  # noqa: TRY300
         except (ValueError, RecursionError) as exc:
             reason = str(exc)
     raise UnreadableBody(f"The body is not valid JSON: {reason}.", code="unreadable_json")
+
+
+def _number(text: str) -> int | float:
+    """A whole number as orjson reads it: one beyond 64 bits becomes a float."""
+    number = int(text) if len(text) <= 20 else 2**64
+    return number if -(2**63) <= number < 2**64 else float(text)
 
 
 def dumps(content: Any) -> bytes:
@@ -123,7 +152,15 @@ def problem(error: ServiceError, request_id: str) -> tuple[bytes, list[Header]]:
     headers = list(error.headers)
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
-    return orjson.dumps(content, default=str), headers
+    return told(content), headers
+
+
+def told(content: Any) -> bytes:
+    """JSON of what is said about a request, which may repeat text of it that is no valid Unicode."""
+    try:
+        return orjson.dumps(content, default=str)
+    except TypeError:
+        return json.dumps(content, default=str, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def leaver(receive: Receive) -> Callable[[], bool]:
@@ -132,7 +169,7 @@ def leaver(receive: Receive) -> Callable[[], bool]:
     uvicorn's request cycle knows it without being asked; waiting on `receive()` instead would cost each request a
     task. Under another server the answer is always no, and a deadline ends the wait.
     """
-    cycle = getattr(receive, "__self__", None)
+    cycle = getattr(receive.inner if isinstance(receive, Bounded) else receive, "__self__", None)
     if cycle is None or not hasattr(cycle, "disconnected"):
         return _stays
     return lambda: bool(cycle.disconnected)

@@ -13,7 +13,7 @@ from service.wire import media_type
 
 MAX_EXPLAINED = 16
 """Items of one batch request that may be explained: each costs some hundred rows."""
-_LARGEST_VERSION = 2**31 - 1
+LARGEST_VERSION = 2**31 - 1
 
 
 def is_json(kind: str) -> bool:
@@ -86,7 +86,7 @@ def asked_in_body(value: dict[str, Any], loc: Location) -> Asked:
     name, version, explain = value.get("model"), value.get("version"), value.get("explain", False)
     if name is not None:
         text_of(name, (*loc, "model"))
-    if version is not None and (type(version) is not int or not 1 <= version <= _LARGEST_VERSION):
+    if version is not None and (type(version) is not int or not 1 <= version <= LARGEST_VERSION):
         raise invalid("A version is a whole number from 1.", (*loc, "version"))
     if type(explain) is not bool:
         raise invalid("true or false is expected.", (*loc, "explain"))
@@ -100,7 +100,7 @@ def asked_in_query(scope: Scope) -> Asked:
     query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
     version = query.get("version")
     if version is not None and not (
-        version.isascii() and version.isdigit() and 1 <= int(version[:11]) <= _LARGEST_VERSION
+        version.isascii() and version.isdigit() and len(version) <= 11 and 1 <= int(version) <= LARGEST_VERSION
     ):
         raise invalid("A version is a whole number from 1.", ("query", "version"))
     explain = query.get("explain", "false").lower()

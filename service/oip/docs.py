@@ -106,7 +106,10 @@ def _paths(headers: dict[str, str]) -> dict[str, Any]:
 
 
 def _infer(headers: dict[str, str], operation: str, parameters: list[str]) -> dict[str, Any]:
-    length = {"schema": {"type": "string"}, "description": "bytes of JSON at the body's beginning"}
+    length = {
+        "schema": {"type": "string", "pattern": "^[0-9]{1,12}$"},
+        "description": "bytes of JSON at the body's beginning",
+    }
     length_header = LENGTH_HEADER.decode().title()
     shown = {name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()}
     return {

@@ -53,7 +53,7 @@ def version_of(text: str | None, name: str) -> int | None:
     """The version of a path, None where it names none. NotFound for what is no version."""
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:11]) <= _LARGEST_VERSION:
+    if not (text.isascii() and text.isdigit() and len(text) <= 11) or not 1 <= int(text) <= _LARGEST_VERSION:
         raise NotFound(f"{name} has no version {text[:32]!r}; a version is a whole number from 1.")
     return int(text)
 

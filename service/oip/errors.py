@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import orjson
-
 from service.errors import Busy, InvalidInput, ServiceError
-from service.wire import JSON, PROBLEM, Header, problem
+from service.wire import JSON, PROBLEM, Header, problem, told
 
 _STATUS = {409: 400, 422: 400, 504: 503}
 """Triton knows invalid (400), not found (404), unsupported (501), unavailable (503) and internal (500)."""
@@ -39,7 +37,7 @@ def refusal(error: ServiceError, path: str, request_id: str) -> Refusal:
     if not is_open_inference(path):
         return Refusal(error.status, PROBLEM, body, headers)
     status = 503 if error.code == Busy.code else _STATUS.get(error.status, error.status)
-    return Refusal(status, JSON, orjson.dumps({"error": error.detail}, default=str), headers)
+    return Refusal(status, JSON, told({"error": error.detail}), headers)
 
 
 def invalid(detail: str) -> InvalidInput:

@@ -146,6 +146,4 @@ def _typed(value: Any, kind: type[Any], place: str) -> Any:
     """The value, if it is of that very type; a whole number from 0 on where one is expected."""
     if type(value) is not kind or (kind is int and value < 0):
         raise invalid(f"{place} must be {_TYPE_NAMES[kind]}{' from 0 on' if kind is int else ''}.")
-    if kind is str and any("\ud800" <= sign <= "\udfff" for sign in value):  # it could not be sent back
-        raise invalid(f"{place} must be valid Unicode; it holds half of a surrogate pair.")
     return value

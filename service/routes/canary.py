@@ -98,7 +98,7 @@ def _shows(status: int, description: str, example: dict[str, Any]) -> dict[int |
     response_model=CanaryInfo,
     responses={
         **_shows(201, "It runs; every process follows within two seconds", {**_RUNNING, "last": None}),
-        **problem_responses(404, 409, 422, 503),
+        **problem_responses(400, 404, 409, 413, 422, 503),
     },
 )
 async def start_canary(

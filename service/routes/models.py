@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 
 from models.canary import CanaryError, state_of
@@ -22,6 +23,7 @@ from models.store import (
     VersionNotFoundError,
 )
 from service.errors import Conflict, NotFound, ServiceError, Unavailable
+from service.inputs.fields import LARGEST_VERSION
 from service.openapi import problem_responses
 from service.registry import Registry
 from service.schemas import CanaryRef, ModelInfo, ModelList, Promotion, VersionInfo
@@ -43,6 +45,7 @@ def _registry(request: Request) -> Registry:
 
 
 TheRegistry = Annotated[Registry, Depends(_registry)]
+Version = Annotated[int, InPath(le=LARGEST_VERSION, description="one of the model's versions")]
 
 
 @router.get("", summary="All models")
@@ -58,7 +61,9 @@ async def get_model(name: str, registry: TheRegistry) -> ModelInfo:
     return await _known(registry, name)
 
 
-@router.post("/{name}/promote", summary="Make a version live", responses=problem_responses(404, 409, 422, 503))
+@router.post(
+    "/{name}/promote", summary="Make a version live", responses=problem_responses(400, 404, 409, 413, 422, 503)
+)
 async def promote(name: str, body: Promotion, registry: TheRegistry) -> ModelInfo:
     """Verify the version, make it live in every worker within two seconds, without a failed request."""
     await _known(registry, name)
@@ -84,7 +89,7 @@ async def rollback(name: str, registry: TheRegistry) -> ModelInfo:
     status_code=204,
     responses=problem_responses(404, 409, 422, 503),
 )
-async def delete_version(name: str, version: int, registry: TheRegistry) -> Response:
+async def delete_version(name: str, version: Version, registry: TheRegistry) -> Response:
     """Remove a version that is not live from the store."""
     await _known(registry, name)
     await _change(registry, name, registry.store.delete, name, version)
@@ -101,7 +106,7 @@ async def delete_version(name: str, version: int, registry: TheRegistry) -> Resp
         **problem_responses(404, 422),
     },
 )
-async def report(name: str, version: int, registry: TheRegistry) -> FileResponse:
+async def report(name: str, version: Version, registry: TheRegistry) -> FileResponse:
     """The version's report with pictures, as one HTML page."""
     await _known(registry, name)
     page = await registry.in_store(_report_page, registry.store, name, version)

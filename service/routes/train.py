@@ -120,7 +120,7 @@ def _shows(code: int, description: str, **changes: Any) -> dict[int | str, dict[
     response_model=Job,
     responses={
         **_shows(202, "Queued; `Location` is the job", status="queued", started_at=None, progress=None, history=[]),
-        **problem_responses(400, 409, 422, 429, 503),
+        **problem_responses(400, 409, 413, 422, 429, 503),
     },
 )
 async def submit(

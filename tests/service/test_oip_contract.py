@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from service.errors import InvalidInput, ServiceError, attempt
+from service.errors import InvalidInput, ServiceError, UnreadableBody, attempt
 from service.inputs.text import TextEncoder
 from service.oip import request
 from service.oip.contract import Contract
@@ -295,7 +295,7 @@ def test_half_of_a_surrogate_pair_is_refused(field):
     """It could be sent back neither in an answer nor in an error; Python's own JSON reader lets it in."""
     asked = json.loads(infer(golden(DIGIT)[0], binary=False, parameters={"more": float("nan")})["content"])
     (asked if field == "id" else asked["inputs"][0])[field] = "\ud800"
-    with pytest.raises(InvalidInput, match="surrogate") as caught:
+    with pytest.raises(UnreadableBody, match="surrogate") as caught:
         taken(DIGIT, json.dumps(asked).encode())
     caught.value.detail.encode()
 
