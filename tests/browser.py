@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -69,6 +70,16 @@ def visit(
 def ready(page: Page) -> None:
     """Wait until the page works."""
     page.wait_for_selector("html[data-ready]", state="attached")
+
+
+def serious(page: Page) -> list[tuple[str, str, list[object]]]:
+    """What axe-core calls serious or critical, and where."""
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        (each["id"], each["help"], [node["target"] for node in each["nodes"]][:3])
+        for each in found
+        if each["impact"] in {"serious", "critical"}
+    ]
 
 
 def shoot(page: Page, name: str, *, whole: bool = False) -> None:

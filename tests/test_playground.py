@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser import PHONE, Hand, browser, shoot, visit
 from tests.digit_strokes import DIGITS
-from tests.server import EXAMPLES, wait_until
+from tests.server import EXAMPLES, shipped, wait_until
 from tests.service.sample_series import PATH as SAMPLE
 
 pytestmark = pytest.mark.slow
@@ -85,6 +85,9 @@ def test_the_answer_follows_each_stroke_and_undo_takes_it_back(page):
     expect(first(page)).to_have_text("7")
     expect(bars.locator(".bar-row")).to_have_count(10)
     assert run_shown(page, "digit")["digit"] == 7
+    live = shipped("digit-cnn")
+    page.locator("#digit-answers select").nth(1).select_option(str(live))
+    expect(page.locator("#digit-curl code")).to_contain_text(f"/predict/digit?model=digit-cnn&version={live}")
 
 
 def test_the_first_answer_comes_within_150_ms_of_a_stroke(page):

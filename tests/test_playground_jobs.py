@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import SHOTS, browser, ready, shoot, visit
+from tests.browser import SHOTS, browser, ready, serious, shoot, visit
 from tests.server import Server, shipped
 
 pytestmark = pytest.mark.slow
@@ -69,7 +69,7 @@ def test_a_job_is_followed_through_a_reload_and_a_lost_server_to_a_live_version_
         expect(page.locator("#job-status")).to_have_text("running", timeout=JOB_MS)
         page.reload()
         ready(page)
-        expect(page.locator("#job-log li")).to_have_text([re.compile("waiting"), re.compile("running")])
+        expect(page.locator("#job-log p")).to_have_text([re.compile("waiting"), re.compile("running")])
         expect(page.locator("#train-curl code")).to_contain_text("/events")
         first.kill()
         expect(page.locator("#job-link")).to_contain_text("trying again")
@@ -102,9 +102,10 @@ def check_end(page):
     expect(page.locator("#job-verdict")).to_contain_text(f"version {NEW} of digit-mlp")
     expect(page.locator("#job-loss circle")).to_have_count(2)
     expect(page.locator("#job-metric circle")).to_have_count(1)
-    lines = page.locator("#job-log li").all_text_contents()
+    lines = page.locator("#job-log p").all_text_contents()
     assert len(lines) == len(set(lines)), "a line of the log came twice"
     expect(page.locator("#job-cancel")).to_be_hidden()
+    assert not serious(page)
     with page.expect_popup() as opened:
         page.click("#job-verdict a[data-report]")
     expect(opened.value.locator("h1")).to_contain_text("digit-mlp")
@@ -116,6 +117,7 @@ def check_canary_and_rollback(page):
     old = NEW - 1
     page.click(f'[data-action="rollback digit-mlp {NEW}"]')
     expect(page.locator("#confirm-title")).to_have_text("Roll digit-mlp back?")
+    assert not serious(page)
     page.click("#confirm-no")
     expect(row(page, NEW)).to_contain_text("live")
     answer(page, "canary", "digit-mlp", old)

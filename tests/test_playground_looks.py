@@ -3,10 +3,9 @@
 import re
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.browser import PHONE, Hand, browser, ready, shoot, visit
+from tests.browser import PHONE, Hand, browser, ready, serious, shoot, visit
 from tests.digit_strokes import DIGITS
 from tests.server import Server
 
@@ -59,16 +58,6 @@ def test_every_panel_fits_and_axe_finds_no_serious_fault(chromium, service, size
             assert not serious(page), panel
             if size is PHONE and panel == "digit":
                 shoot(page, "phone", whole=True)
-
-
-def serious(page):
-    """What axe-core calls serious or critical, and where."""
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    return [
-        (each["id"], each["help"], [node["target"] for node in each["nodes"]][:3])
-        for each in found
-        if each["impact"] in {"serious", "critical"}
-    ]
 
 
 def test_one_switch_makes_it_chinese_and_it_stays_so(chromium, service):

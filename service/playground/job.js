@@ -30,7 +30,7 @@ export class JobView {
     this.where = el("p", { class: "small soft", id: "job-where" });
     this.link = el("p", { class: "small soft link", id: "job-link", role: "status" });
     this.verdict = el("div", { class: "verdict", id: "job-verdict" });
-    this.log = el("ol", { class: "log", id: "job-log", tabindex: "0", role: "log", tLabel: "Log" });
+    this.log = el("div", { class: "log", id: "job-log", tabindex: "0", role: "log", tLabel: "Log" });
     this.loss = el("div", { class: "chart", id: "job-loss" });
     this.score = el("div", { class: "chart", id: "job-metric" });
     this.scoreName = el("h3");
@@ -121,7 +121,7 @@ export class JobView {
   }
 
   #line(at, level, said) {
-    this.log.append(el("li", { class: level }, el("time", { datetime: at }, clock(at)), said));
+    this.log.append(el("p", { class: level }, el("time", { datetime: at }, clock(at)), said));
     while (this.log.children.length > LOG_LINES) this.log.firstChild.remove();
     this.log.scrollTop = this.log.scrollHeight;
   }

@@ -42,14 +42,17 @@ export default {
   "Key": "密钥",
   "Not now": "以后再说",
   "Use this key": "使用此密钥",
-  "This service asks who is calling. Give your API key; it is kept for this tab only.": "此服务要求验明身份。请输入 API 密钥；它只保存在当前标签页。",
+  "This service asks who is calling. Give your API key; it is kept for this tab only.":
+    "此服务要求验明身份。请输入 API 密钥；它只保存在当前标签页。",
 
   // the digit
   "Draw a digit": "画一个数字",
-  "The answer changes with each stroke. You can also drop, paste or photograph a picture of a digit.": "每画一笔，答案随之变化。也可以拖入、粘贴或拍摄一张数字图片。",
+  "The answer changes with each stroke. You can also drop, paste or photograph a picture of a digit.":
+    "每画一笔，答案随之变化。也可以拖入、粘贴或拍摄一张数字图片。",
   "Drawing area": "画板",
   "drawing area": "画板",
-  "By keyboard: arrow keys move, Space sets the pen down and lifts it, Backspace undoes, Delete clears. Ctrl+V pastes a picture.": "用键盘：方向键移动，空格键落笔和抬笔，退格键撤销，Delete 键清空。Ctrl+V 粘贴图片。",
+  "By keyboard: arrow keys move, Space sets the pen down and lifts it, Backspace undoes, Delete clears. Ctrl+V pastes a picture.":
+    "用键盘：方向键移动，空格键落笔和抬笔，退格键撤销，Delete 键清空。Ctrl+V 粘贴图片。",
   "Picture of a digit": "数字图片",
   "Ask a second model too": "同时询问第二个模型",
   "Undo": "撤销",
@@ -70,20 +73,24 @@ export default {
 
   // the text
   "Type a headline": "输入一条标题",
-  "What is it about? Each word shows how much the answer leans on it.": "它讲的是什么？每个词下面显示答案对它的依赖程度。",
+  "What is it about? Each word shows how much the answer leans on it.":
+    "它讲的是什么？每个词下面显示答案对它的依赖程度。",
   "Headline or short article, in English": "英文标题或短文",
   "Or take one of these:": "或者选一条：",
-  "A weight tells how far the answer falls when the word is left out; the heaviest is 1.": "权重表示去掉该词后答案下降多少；最重的为 1。",
+  "A weight tells how far the answer falls when the word is left out; the heaviest is 1.":
+    "权重表示去掉该词后答案下降多少；最重的为 1。",
   "nothing typed yet": "还没有输入",
   "It is about {label}.": "主题：{label}。",
 
   // the series
   "Look a day ahead": "预测未来一天",
-  "Seven hourly readings of an electricity transformer; the model tells its oil temperature of the next 24 hours, with a band.": "电力变压器的七项每小时读数；模型给出未来 24 小时的油温及其区间。",
+  "Seven hourly readings of an electricity transformer; the model tells its oil temperature of the next 24 hours, with a band.":
+    "电力变压器的七项每小时读数；模型给出未来 24 小时的油温及其区间。",
   "CSV file": "CSV 文件",
   "Use the sample": "使用样例",
   "Download the sample": "下载样例",
-  "Or drop a CSV file here: a heading, then one row an hour with date, HUFL, HULL, MUFL, MULL, LUFL, LULL, OT. The sample is made up, in the form of ETTh1.": "也可以把 CSV 文件拖到这里：先是表头，然后每小时一行，列为 date、HUFL、HULL、MUFL、MULL、LUFL、LULL、OT。样例是虚构的，格式同 ETTh1。",
+  "Or drop a CSV file here: a heading, then one row an hour with date, HUFL, HULL, MUFL, MULL, LUFL, LULL, OT. The sample is made up, in the form of ETTh1.":
+    "也可以把 CSV 文件拖到这里：先是表头，然后每小时一行，列为 date、HUFL、HULL、MUFL、MULL、LUFL、LULL、OT。样例是虚构的，格式同 ETTh1。",
   "Hold the last 24 hours back, to compare the forecast with the truth": "留出最后 24 小时，用来与预测对比",
   "No series yet": "还没有序列",
   "The values as a table": "数值表格",
@@ -108,7 +115,8 @@ export default {
 
   // training
   "Train a version": "训练一个版本",
-  "It trains, is checked, and goes live only if the gate finds it good. Close the page if you like: the job goes on.": "训练，检查，只有通过关卡才会上线。可以关闭页面：任务会继续。",
+  "It trains, is checked, and goes live only if the gate finds it good. Close the page if you like: the job goes on.":
+    "训练，检查，只有通过关卡才会上线。可以关闭页面：任务会继续。",
   "Jobs": "任务",
   "None yet.": "暂无。",
   "Task": "任务",
@@ -150,7 +158,8 @@ export default {
   "Getting the data ready.": "正在准备数据。",
   "Exporting, checking and judging what was trained.": "正在导出、检查并评判训练结果。",
   "Epoch {epoch} of {epochs}, step {step} of {steps}": "第 {epoch}/{epochs} 轮，第 {step}/{steps} 步",
-  "Epoch {epoch} of {epochs}, step {step} of {steps}, about {left} left": "第 {epoch}/{epochs} 轮，第 {step}/{steps} 步，约剩 {left}",
+  "Epoch {epoch} of {epochs}, step {step} of {steps}, about {left} left":
+    "第 {epoch}/{epochs} 轮，第 {step}/{steps} 步，约剩 {left}",
   "{n} epoch in {s}": "{n} 轮，用时 {s}",
   "{n} epochs in {s}": "{n} 轮，用时 {s}",
   "The connection is lost; trying again in {n} s. The job goes on.": "连接中断；{n} 秒后重试。任务仍在继续。",
@@ -160,9 +169,12 @@ export default {
   "The job has ended: {state}.": "任务结束：{state}。",
   "What the gate looked at": "关卡检查的内容",
   "The gate found it good: version {version} of {name} is live.": "关卡认为它合格：{name} 的版本 {version} 已上线。",
-  "The gate found it sound, and it went live without a comparison, as you asked: version {version} of {name}.": "关卡认为它可靠，并按你的要求未经比较就上线：{name} 的版本 {version}。",
-  "Version {version} of {name} is published, and not live. Promote it under Models.": "{name} 的版本 {version} 已发布，尚未上线。可在“模型”中启用。",
-  "The gate refused it. Nothing was published, and the live version goes on.": "关卡拒绝了它。没有发布任何内容，在线版本继续工作。",
+  "The gate found it sound, and it went live without a comparison, as you asked: version {version} of {name}.":
+    "关卡认为它可靠，并按你的要求未经比较就上线：{name} 的版本 {version}。",
+  "Version {version} of {name} is published, and not live. Promote it under Models.":
+    "{name} 的版本 {version} 已发布，尚未上线。可在“模型”中启用。",
+  "The gate refused it. Nothing was published, and the live version goes on.":
+    "关卡拒绝了它。没有发布任何内容，在线版本继续工作。",
   "It failed: {error}.": "失败：{error}。",
   "It was cancelled. Nothing was published.": "已取消。没有发布任何内容。",
   "Report of the version": "该版本的报告",
@@ -170,7 +182,8 @@ export default {
 
   // the models
   "Models and versions": "模型与版本",
-  "What answers now, how good it was on the test split, and the way back.": "现在由谁作答，在测试集上的表现，以及如何退回。",
+  "What answers now, how good it was on the test split, and the way back.":
+    "现在由谁作答，在测试集上的表现，以及如何退回。",
   "How they compare": "对比",
   "The live version of each model on the test split of its task.": "每个模型的在线版本在其任务测试集上的表现。",
   "State": "状态",
@@ -196,13 +209,15 @@ export default {
   "End the canary": "结束试运行",
   "Leave it": "不改动",
   "Make version {version} of {name} live?": "让 {name} 的版本 {version} 上线？",
-  "It answers within two seconds in place of version {live}, without a failed request. You can roll back.": "它会在两秒内取代版本 {live}，不会有失败的请求。之后可以退回。",
+  "It answers within two seconds in place of version {live}, without a failed request. You can roll back.":
+    "它会在两秒内取代版本 {live}，不会有失败的请求。之后可以退回。",
   "Make it live": "上线",
   "Version {version} of {name} is live.": "{name} 的版本 {version} 已上线。",
   "Roll {name} back?": "退回 {name}？",
   "Version {version} answers again in place of version {live}.": "版本 {version} 会重新取代版本 {live}。",
   "Try version {version} of {name} on a part of the requests?": "让 {name} 的版本 {version} 回答一部分请求？",
-  "The others still go to version {live}. It ends when you end it, or promote it.": "其余请求仍由版本 {live} 回答。由你结束它或启用它。",
+  "The others still go to version {live}. It ends when you end it, or promote it.":
+    "其余请求仍由版本 {live} 回答。由你结束它或启用它。",
   "Start the canary": "开始试运行",
   "The canary of version {version} of {name} runs.": "{name} 的版本 {version} 正在试运行。",
   "End the canary of {name}?": "结束 {name} 的试运行？",
