@@ -72,6 +72,15 @@ def test_no_page_may_run_an_inline_script_or_ask_another_host(service, path):
     assert not re.search(r"<script(?![^>]*\bsrc=)|\son[a-z]+=|style=|javascript:", answer.text)
 
 
+@pytest.mark.parametrize("path", PAGES)
+def test_everything_a_page_names_is_there(service, path):
+    """Scripts, styles and icons, by addresses that also work behind a prefix."""
+    named = re.findall(r'(?:src|href)="((?:playground|docs)/[^"]+)"', service.client.get(path).text)
+    assert len(named) > 3
+    for each in named:
+        assert service.client.get(f"/{each}").status_code == 200, each
+
+
 def test_no_file_of_the_playground_names_another_host():
     """The only address is the name of SVG."""
     for path in FILES.iterdir():
