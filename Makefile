@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 1
+JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help install dev serve train compare test test-slow check format bench image data recipes clean
@@ -29,11 +30,11 @@ compare: $(VENV)/.serve  ## write one table of all networks, var/compare/compare
 data: $(VENV)/.serve  ## find or download the data sets, and verify them
 	$(BIN)/python -m training data
 
-test: $(VENV)/.dev data  ## run the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+test: $(VENV)/.dev data  ## run the fast tests (JOBS=4: four at a time)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.dev data  ## run the tests that train and drive real services
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
 
 check: $(VENV)/.dev  ## lint, format check and types
 	$(BIN)/ruff check
