@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute, Match, compile_path
 from starlette.types import Receive, Scope, Send
 
 from models.jobs import Recipes
@@ -131,7 +131,11 @@ async def _render(request: Request, exc: Exception) -> Response:
 
 
 def _methods(request: Request) -> str:
-    """What is possible at a path; Starlette tells the methods of the first of its routes only."""
+    """What is possible at a path, as the document says; Starlette tells the methods of the first of its routes only."""
+    paths, path = request.app.openapi()["paths"], request.scope["path"]
+    templates = [template for template in paths if compile_path(template)[0].match(path)]
+    if templates:
+        return ", ".join(sorted(paths[min(templates, key=lambda each: each.count("{"))])).upper()
     routes: list[BaseRoute] = request.app.router.routes
     taken = [
         method

@@ -118,9 +118,11 @@ def test_a_version_of_hundreds_of_digits_is_no_version(own, digits):
     ("path", "methods"),
     [
         ("/train", "GET, POST"),
-        ("/train/x", "GET, DELETE"),
-        ("/models/digit-cnn/canary", "GET, POST, DELETE"),
+        ("/train/x", "DELETE, GET"),
+        ("/models/digit-cnn/canary", "DELETE, GET, POST"),
         ("/predict/digit", "POST"),
+        ("/train/recipes", "GET"),
+        ("/openapi.json", "GET, HEAD"),
     ],
 )
 def test_405_tells_every_method_of_a_path(service, path, methods):
