@@ -16,11 +16,23 @@ R = TypeVar("R")
 _NICE = 10
 
 
+_equals = ThreadPoolExecutor(1, thread_name_prefix="builder")
+
+
+def at_normal_priority(call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """The call's result, from a thread of normal priority: threads that it starts are as quick as that one.
+
+    A session's own threads are needed for that: they answer requests later, whoever has built them. Only with a Loader.
+    """
+    return _equals.submit(call, *args, **kwargs).result()
+
+
 class Loader:
     """Runs blocking calls one after another. With `polite`, at nice 10 where the platform has a nice per thread."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        _equals.submit(int).result()  # its thread is begun here, by one of normal priority
 
     async def run(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """The call's result, from the loader's thread."""

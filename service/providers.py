@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import onnxruntime
 
 from models.manifest import Manifest
 from service.device import CPU, CUDA, TENSORRT, Device
+from service.loader import at_normal_priority
 from service.tensors import shape_of
 
 
@@ -33,7 +35,8 @@ def open_session(path: Path, manifest: Manifest, device: Device) -> onnxruntime.
     options.enable_mem_pattern = False  # it keeps a block of memory for every shape a batch ever had
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = provider_list(device, manifest)
-    session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+    build = functools.partial(onnxruntime.InferenceSession, path, options, providers=providers, enable_fallback=0)
+    session = at_normal_priority(build) if device.threads > 1 else build()
     session.disable_fallback()  # a device that dies must be an error, not a silent CPU
     return session
 
