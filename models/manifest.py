@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.drift import Drift
+
 MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION: Literal[1] = 1
 NAME_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
@@ -175,6 +177,7 @@ class Manifest(Record):
     parity: Parity
     provenance: Provenance
     gate: GateVerdict | None = None
+    drift: Drift | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:

@@ -30,7 +30,7 @@ from service.middleware import Envelope
 from service.oip.errors import refusal
 from service.probes import Probes
 from service.registry import Registry
-from service.routes import canary, infer, models, open_inference, operations, playground, predict, train
+from service.routes import canary, drift, infer, models, open_inference, operations, playground, predict, train
 from service.security import Guard
 from service.settings import ZOO, Settings
 from service.tracing import OFF, NameRequest, Tracing, wanted
@@ -73,7 +73,7 @@ def create_app(settings: Settings) -> Application:
     fast = predict.endpoints(app.state.registry, settings)
     tensors = infer.Infer(app.state.registry, settings, app.state.metrics)
     app.router.routes.extend([*predict.routes(fast), *infer.routes(tensors)])
-    for part in (train, models, canary, operations, open_inference, playground):
+    for part in (train, models, canary, drift, operations, open_inference, playground):
         app.include_router(part.router)
     openapi.install(app, settings, closed=app.state.guard.closed)
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):

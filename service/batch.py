@@ -16,11 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
-    """Rows that travel together: graph inputs with a leading row axis, and their unpadded length (0 where none)."""
+    """Rows that travel together: graph inputs with a leading row axis, and their unpadded length (0 where none).
+
+    `altered` are rows that no client sent: an explanation's.
+    """
 
     inputs: Tensors
     rows: int = 1
     length: int = 0
+    altered: bool = False
 
 
 class Answer(NamedTuple):
@@ -57,6 +61,7 @@ class BatchReport(NamedTuple):
     sound: bool
     """Whether the device still answers right; looked at when a batch has failed."""
     reason: Reason
+    done: Done
 
 
 class Reply(Protocol):
@@ -140,6 +145,7 @@ def report(done: Done, reason: Reason) -> BatchReport:
         failed=isinstance(done.outputs, Exception),
         sound=done.sound,
         reason=reason,
+        done=done,
     )
 
 

@@ -22,6 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from service.batch import BatchReport
 from service.canary_metrics import CanaryMetrics
+from service.drift import DriftMetrics
 from service.oip.statistics import Totals, aliases
 from service.tally import SECONDS, Tally
 from service.tracing import BatchSpans
@@ -72,6 +73,7 @@ class Metrics:
         self.tally = Tally(at)
         self.spans: BatchSpans | None = None  # where requests are traced
         self.canaries = CanaryMetrics(at)
+        self.drift = DriftMetrics(at)
         self._request_children: dict[tuple[str, int], Histogram] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
@@ -89,16 +91,21 @@ class Metrics:
         """The figures of the models, of all workers where there are several."""
         return Totals(self._families())
 
+    def drifted(self, model: str, version: int) -> dict[str, list[float]]:
+        """The present counts of a version's signals, in the bins of its manifest, of all workers."""
+        return self.drift.counts(self._families(), model, version)
+
     def render(self, more: Iterable[Metric] = ()) -> bytes:
         """The text exposition, of all workers where there are several; Triton's names stand beside our own.
 
         `more` are families that hold for the whole service, whoever is asked.
         """
         families = self._families()
-        return generate_latest(_Collected([*families, *aliases(families), *more]))
+        return generate_latest(_Collected([*families, self.drift.index(families), *aliases(families), *more]))
 
     def _families(self) -> list[Metric]:
         self.tally.write()
+        self.drift.write()
         registry = self._registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()

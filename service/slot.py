@@ -185,6 +185,7 @@ class Slot:
         self._metrics.swap_seconds.labels(self.name).observe(perf_counter() - started)
         self._metrics.swaps.labels(self.name, "live").inc()
         self._metrics.live_version.labels(self.name).set(version)
+        self._metrics.drift.follow(new.manifest)
         if old is not None:
             self._metrics.provider.labels(self.name, old.engine.provider).set(0)
         self._metrics.provider.labels(self.name, new.engine.provider).set(1)
@@ -221,6 +222,8 @@ class Slot:
 
     def _observe(self, report: BatchReport) -> None:
         self._metrics.batch(self.name, report)
+        if not report.failed and self.live is not None and report.engine is self.live.engine:
+            self._metrics.drift.take(self.name, report.done)
         if report.failed and not report.sound:
             self.fault = (
                 f"{report.engine.provider} failed while running {self.name}; restart the service on a sound device"

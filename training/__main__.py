@@ -137,6 +137,28 @@ def _evaluate(args: argparse.Namespace, reporter: Reporter) -> int:
     return 0
 
 
+def _drift(args: argparse.Namespace, reporter: Reporter) -> int:
+    from training import drift
+    from training.registry import get_task
+
+    store = Store(args.store)
+    for name in args.names:
+        version = store.live(name)
+        if version is None:
+            raise StoreError(f"{store.root} has no live version of {name}")
+        manifest = store.verify(name, version)
+        task = get_task(manifest.task)
+        splits = task.load(data_root(), manifest.provenance.seed)
+        made = drift.reference(task, store.folder(name, version) / manifest.model_file, splits, manifest)
+        if args.in_place:
+            drift.complete(store, name, version, made)
+            reporter.log(f"{name} version {version} has a reference of drift")
+        else:
+            number = drift.republish(store, name, version, made)
+            reporter.log(f"{name} version {number} is version {version} with a reference of drift, and live")
+    return 0
+
+
 def _data(args: argparse.Namespace, reporter: Reporter) -> int:
     from training.registry import get_task, task_names
 
@@ -182,18 +204,25 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--version", type=int, help="default: the live one")
     data = commands.add_parser("data", help="find or download the data files and verify them")
     data.add_argument("task", nargs="?", help="one task only")
+    drift = commands.add_parser("drift", help="publish live versions anew with what their training data were like")
+    drift.add_argument("names", nargs="+", metavar="name", help="the model, digit-cnn say")
+    drift.add_argument(
+        "--in-place", action="store_true", help="complete the versions themselves: for a store that is not served from"
+    )
     written = commands.add_parser("recipes", help="write the recipes of all tasks as data for the service")
     written.add_argument("--output", type=Path, default=_recipes_file(), help="default: models/zoo/recipes.json")
     keeper = commands.add_parser("store", help="list, verify, promote, rollback, prune")
     commands.add_parser("worker", help="take training jobs from the queue (worker --help says more)")
     _store_argument(compared)
     _store_argument(evaluate)
+    _store_argument(drift)
     for verb in storekeeper.add_arguments(keeper):
         _store_argument(verb)
     runs = (
         (compared, compare.run),
         (evaluate, _evaluate),
         (data, _data),
+        (drift, _drift),
         (written, _recipes),
         (keeper, _store),
     )

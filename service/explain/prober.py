@@ -51,7 +51,8 @@ class Prober:
             most = max(1, most // _CPU_SHARE)
         goes = []
         for at in range(0, rows, most):
-            part = Part({name: array[at : at + most] for name, array in inputs.items()}, min(most, rows - at), length)
+            some = {name: array[at : at + most] for name, array in inputs.items()}
+            part = Part(some, min(most, rows - at), length, altered=True)
             goes.append(await self._run(part))
         return goes[0] if len(goes) == 1 else [np.concatenate(each) for each in zip(*goes, strict=True)]
 
