@@ -10,7 +10,8 @@ from service.openapi import EXAMPLES
 def text(address: tuple[Any, ...], report: dict[str, Any], workers: int) -> str:
     host, port = address[0], address[1]
     shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - shown, not bound
-    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+    at = f"[{shown}]" if ":" in shown else shown
+    url = f"http://{at}:{port}"
     providers = sorted(set(report["providers"].values())) or ["none"]
     note = f", for {report['note']}" if report["note"] else ""
     problems = [f"  NOT READY   {name}: {problem}" for name, problem in report["problems"].items()]
@@ -18,6 +19,7 @@ def text(address: tuple[Any, ...], report: dict[str, Any], workers: int) -> str:
         [
             "",
             f"  neuroserve  {url}   {workers} worker{'s' if workers > 1 else ''}, trainer {report['trainer']}",
+            *([f"  gRPC        {at}:{report['grpc_port']}"] if report["grpc_port"] is not None else []),
             f"  device      {', '.join(providers)}{note}",
             f"  try it      {url}/   every call: {url}/docs",
             *problems,

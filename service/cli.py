@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from service import logs
 from service.keys import PREDICT, SCOPES, KeyFormatError, new_key
+from service.oip.rpc import port
 from service.security import Guard, exposed
 from service.settings import Settings
 from service.tracing import missing
@@ -61,7 +62,8 @@ def serve() -> int:
     try:
         return Supervisor(settings).run()
     except OSError as exc:
-        print(f"neuroserve: cannot serve on {settings.host}:{settings.port}: {exc.strerror}", file=sys.stderr)  # noqa: T201
+        address = exc.filename or f"{settings.host}:{settings.port}"
+        print(f"neuroserve: cannot serve on {address}: {exc.strerror}", file=sys.stderr)  # noqa: T201
         return 1
 
 
@@ -73,4 +75,4 @@ def _refusal(settings: Settings) -> str | None:
         return str(exc)
     except OSError as exc:
         return f"NEUROSERVE_API_KEYS_FILE={settings.api_keys_file} cannot be read: {exc.strerror}"
-    return exposed(settings) or missing()
+    return exposed(settings) or missing() or port.missing(settings)

@@ -21,6 +21,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 takes a free one")
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None, description="port for the Open Inference Protocol over gRPC; 0 takes a free one; default: not spoken"
+    )
     workers: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None, description="HTTP processes; default: 1 on a GPU, else the CPU quota, at most 4"
     )

@@ -26,6 +26,7 @@ from typing import Any
 from service import banner
 from service.doorkeeper import raise_file_limit
 from service.limits import Shared
+from service.oip.rpc import port
 from service.settings import Settings
 from service.workers import trainer_mode, worker_count
 
@@ -61,6 +62,9 @@ class Supervisor:
     def run(self) -> int:
         raise_file_limit()
         listener = _listen(self.settings)
+        held = port.reserve(self.settings)
+        if held is not None:
+            self.settings = self.settings.model_copy(update={"grpc_port": held.getsockname()[1]})
         metrics_dir = tempfile.mkdtemp(prefix="neuroserve-metrics-")
         if self._wanted > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
@@ -83,6 +87,8 @@ class Supervisor:
             if trainer is not None:
                 trainer.stop(self.settings.shutdown_grace_s)
             listener.close()
+            if held is not None:
+                held.close()
             shutil.rmtree(metrics_dir, ignore_errors=True)
 
     def _watch(self, target: Any, listener: socket.socket, trainer: Any, wake: int) -> int:

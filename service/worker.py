@@ -74,7 +74,7 @@ class _Server(uvicorn.Server):
         self._listener = listener
         self._reports = reports
         self._place = place
-        self._read_timeout_s = config.app.state.settings.read_timeout_s  # type: ignore[union-attr]
+        self._settings: Settings = config.app.state.settings  # type: ignore[union-attr]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.config.app.state.jobs.hang_up()  # type: ignore[union-attr]
@@ -84,12 +84,26 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if not self.started:
             return
+        if self._settings.grpc_port is not None:
+            self.servers.append(await self._rpc_server())
         gc.collect()
         gc.freeze()  # what start-up made stays; collections then look at requests only
         self.servers.append(self._acceptor())
-        keeper = Doorkeeper(self.server_state.connections, self._read_timeout_s)
+        keeper = Doorkeeper(self.server_state.connections, self._settings.read_timeout_s)
         self._keeper = asyncio.create_task(keeper.run(), name="doorkeeper")
         self._reports.send_bytes(json.dumps(_report(self.config)).encode())
+
+    async def _rpc_server(self) -> Any:
+        """The gRPC server beside; uvicorn closes it as well."""
+        from service.oip.rpc.calls import Door  # gRPC's threads would not survive the fork
+        from service.oip.rpc.server import Server
+
+        app: Any = self.config.app
+        state = app.state
+        door = Door(state.guard, app.envelope.limits, state.metrics, app.envelope.access)
+        server = Server(door, state.registry, self._settings, app.version)
+        await server.start()
+        return server
 
     def _acceptor(self) -> Any:
         """Accepts in uvicorn's place; uvicorn closes it like a server of its own."""
@@ -126,4 +140,5 @@ def _report(config: uvicorn.Config) -> dict[str, object]:
         "problems": registry.problems(),
         "note": registry.device.reason,
         "trainer": state.trainer,
+        "grpc_port": state.settings.grpc_port,
     }

@@ -19,6 +19,7 @@ fetch() { # fetch NAME PACKAGE
 
 fetch client tritonclient==2.48.0
 fetch cuda nvidia-cuda-runtime-cu12==12.9.79
+fetch protobuf protobuf==6.33.6
 
 libraries=$folder/cuda/nvidia/cuda_runtime/lib
 if ! ldconfig -p | grep -q 'libb64\.so\.0d'; then

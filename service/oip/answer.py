@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,32 +22,38 @@ LENGTH_HEADER = b"inference-header-content-length"
 
 def reply(manifest: Manifest, query: Query, answers: Sequence[Answer]) -> Body:
     """The response to a request whose parts have these answers, in order."""
-    tensors, tail = [], []
-    for index, wanted in query.outputs:
-        spec = manifest.outputs[index]
-        array = answers[0].outputs[index]
-        if len(answers) > 1:
-            array = np.concatenate([answer.outputs[index] for answer in answers])
-        data: Any
-        if wanted.classes:
-            tensor, data = _classes(array, wanted, manifest.labels)
-        else:
-            tensor = {"name": spec.name, "datatype": values.NAMES[spec.dtype], "shape": array.shape}
-            data = array.tobytes() if wanted.binary else array.reshape(-1)
+    found, tail = [], []
+    for tensor, data in tensors(manifest, query, answers):
         if isinstance(data, bytes):
             tensor["parameters"] = {"binary_data_size": len(data)}
             tail.append(data)
         else:
             tensor["data"] = data
-        tensors.append(tensor)
+        found.append(tensor)
     content: dict[str, Any] = {"model_name": manifest.name, "model_version": str(answers[0].version)}
     if query.asked.id is not None:
         content["id"] = query.asked.id
-    content["outputs"] = tensors
+    content["outputs"] = found
     head = dumps(content)
     if not tail:
         return Body(head)
     return Body(b"".join([head, *tail]), OCTETS, [(LENGTH_HEADER, b"%d" % len(head))])
+
+
+def tensors(
+    manifest: Manifest, query: Query, answers: Sequence[Answer]
+) -> Iterator[tuple[dict[str, Any], bytes | list[str] | Array]]:
+    """Every output that is wanted: name, datatype and shape; its bytes, or its values in row-major order."""
+    for index, wanted in query.outputs:
+        spec = manifest.outputs[index]
+        array = answers[0].outputs[index]
+        if len(answers) > 1:
+            array = np.concatenate([answer.outputs[index] for answer in answers])
+        if wanted.classes:
+            yield _classes(array, wanted, manifest.labels)
+        else:
+            tensor = {"name": spec.name, "datatype": values.NAMES[spec.dtype], "shape": array.shape}
+            yield tensor, array.tobytes() if wanted.binary else array.reshape(-1)
 
 
 def _classes(array: Array, wanted: Wanted, labels: Sequence[str]) -> tuple[dict[str, Any], bytes | list[str]]:

@@ -59,7 +59,7 @@ def version_of(text: str | None, name: str) -> int | None:
 
 
 class Door:
-    """What both ways in share: the contract of every loaded version, and the count of what was refused."""
+    """What all ways in share: the contract of every loaded version, and the count of what was refused."""
 
     def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
         self.registry = registry
@@ -73,15 +73,20 @@ class Door:
 
         Raises InvalidInput, UnreadableBody, NotOffered.
         """
+        contract = self.contract(loaded)
+        if json_length == _RAW:
+            return contract.check_raw(body, most_rows)
+        end = request.split(body, json_length)
+        return contract.check(request.read(body[:end]), body, end, most_rows)
+
+    def contract(self, loaded: Loaded) -> Contract:
+        """What requests for a version are checked against."""
         contract = self._contracts.get(loaded)
         if contract is None:
             vocabulary = loaded.encoder.vocabulary if loaded.encoder is not None else None
             contract = Contract(loaded.manifest, vocabulary, self.settings.max_batch_items)
             self._contracts[loaded] = contract
-        if json_length == _RAW:
-            return contract.check_raw(body, most_rows)
-        end = request.split(body, json_length)
-        return contract.check(request.read(body[:end]), body, end, most_rows)
+        return contract
 
     def timeout_s(self, query: Query) -> float:
         """The deadline of a request: its own, if that is shorter than the service's."""

@@ -1,4 +1,4 @@
-"""The JSON of an infer request: which tensors come, which are wanted back and how. Knows no model."""
+"""What an infer request says: which tensors come, which are wanted back and how. Knows no model."""
 
 from __future__ import annotations
 
@@ -68,6 +68,11 @@ def _read(head: bytes) -> Asked:
     content = parse_json(head)
     if not isinstance(content, dict):
         raise UnreadableBody("The request must be a JSON object with `inputs`.", code="unreadable_json")
+    return asked_for(content)
+
+
+def asked_for(content: dict[str, Any]) -> Asked:
+    """What a request asks for, given as the object that its JSON is. InvalidInput, NotOffered."""
     parameters = _parameters(content, "the request")
     binary = _typed(parameters.get("binary_data_output", False), bool, "binary_data_output")
     outputs = _objects(content, "outputs") if content.get("outputs") else None

@@ -7,10 +7,12 @@ part of the run; there is no cache.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from prometheus_client import Metric
+
+from models.manifest import Manifest
 
 Key = tuple[str, str]
 _LABELS = ["model", "version"]
@@ -84,6 +86,18 @@ def aliases(own: Iterable[Metric]) -> list[Metric]:
     for name, rows in totals.waiting().items():
         count("pending_request_count", (name, totals.live(name)), rows)
     return list(families.values())
+
+
+def of_all(totals: Totals) -> dict[str, Any]:
+    """The figures of every model and version that has run."""
+    return {"model_stats": [statistics(totals, key) for key in totals.keys()]}  # noqa: SIM118
+
+
+def of_model(totals: Totals, manifest: Manifest, versions: Sequence[int]) -> dict[str, Any]:
+    """The figures of the manifest's version, and of those of `versions` that have run."""
+    ran = {int(number) for model, number in totals.keys() if model == manifest.name}  # noqa: SIM118
+    wanted = {manifest.version} | ran.intersection(versions)
+    return {"model_stats": [statistics(totals, (manifest.name, str(number))) for number in sorted(wanted)]}
 
 
 def statistics(totals: Totals, key: Key) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from service.oip import schemas, views
 from service.oip.docs import error_responses
 from service.oip.door import version_of
 from service.oip.errors import NotOffered, invalid
-from service.oip.statistics import statistics
+from service.oip.statistics import of_all, of_model
 from service.registry import Registry
 from service.settings import Settings
 from service.wire import parse_json
@@ -75,8 +75,7 @@ async def ready(registry: TheRegistry) -> dict[str, bool]:
 async def all_stats(request: Request) -> dict[str, Any]:
     """Every version that has run since the start, totals of all workers."""
     metrics: Metrics = request.app.state.metrics
-    totals = metrics.totals()
-    return {"model_stats": [statistics(totals, key) for key in totals.keys()]}  # noqa: SIM118
+    return of_all(metrics.totals())
 
 
 @router.post(
@@ -118,12 +117,7 @@ async def _stats(request: Request, name: str, version: int | None) -> dict[str, 
     """Requests, rows and batches since the service's start, and the times they took; totals of all workers."""
     manifest, versions = await views.manifest_of(_registry(request), name, version)
     metrics: Metrics = request.app.state.metrics
-    totals = metrics.totals()
-    wanted = {manifest.version}
-    if version is None:
-        ran = {int(number) for model, number in totals.keys() if model == name}  # noqa: SIM118
-        wanted |= ran.intersection(versions)
-    return {"model_stats": [statistics(totals, (name, str(number))) for number in sorted(wanted)]}
+    return of_model(metrics.totals(), manifest, versions if version is None else [])
 
 
 _View = Callable[[Request, str, int | None], Awaitable[dict[str, Any]]]
