@@ -146,6 +146,22 @@ def test_more_rows_than_the_largest_bucket_go_through_it_several_times(series):
         np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.parametrize(("rows", "run"), [(1, 1), (3, 4), (33, 64), (64, 64), (128, 128), (150, 160)])
+def test_the_rows_that_are_told_are_those_that_the_device_runs(series, rows, run, monkeypatch):
+    """What the metrics call padding is padding: 150 rows are two full buckets of 64 and one of 32."""
+    _, plain = series
+    ran, session = [], plain._session
+
+    class Counting:
+        def run(self, names, feed, options=None):
+            ran.append(len(feed["values"]))
+            return session.run(names, feed, options)
+
+    monkeypatch.setattr(plain, "_session", Counting())
+    plain.run([row("series", 48, 0)] * rows, rows, 48)
+    assert plain.padded_rows(rows) == sum(ran) == run
+
+
 def test_a_shape_outside_the_buckets_makes_no_buffer(series):
     """It is answered by `session.run`: the buffers' memory stays bounded whatever is asked."""
     bound, plain = series
