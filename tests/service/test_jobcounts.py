@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from models.database import has_rows, prepare_file
 from models.jobs import Job, JobGate, JobResult, JobSpec, JobStatus
 from service.jobcounts import JobCounts, families
+from service.jobdb import JobDatabase
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -75,6 +76,21 @@ def test_a_job_is_followed_to_its_end_however_many_come_after_it():
         ("neuroserve_gate_verdicts", "digit", "passed"): 1,
         ("neuroserve_gate_verdicts", "digit", "refused"): 1,
     }
+
+
+def test_the_real_database_tells_the_same_at_every_look(tmp_path):
+    """Queued jobs stay counted, new ones come in, a cancelled one changes its state."""
+    database, counts = JobDatabase(f"sqlite:///{tmp_path / 'jobs.sqlite'}", 10), JobCounts()
+    spec = job(0, JobStatus.QUEUED).spec
+    first = database.submit(spec, None)
+    assert told(counts.read(database)) == {("neuroserve_jobs", "digit", "queued"): 1}
+    database.submit(spec.model_copy(update={"task": "topic"}), None)
+    both = {("neuroserve_jobs", "digit", "queued"): 1, ("neuroserve_jobs", "topic", "queued"): 1}
+    assert [told(counts.read(database)) for _ in range(2)] == [both] * 2
+    database.cancel(first.id)
+    now = {("neuroserve_jobs", "digit", "cancelled"): 1, ("neuroserve_jobs", "topic", "queued"): 1}
+    assert [told(counts.read(database)) for _ in range(2)] == [now] * 2
+    database.close()
 
 
 def test_a_service_that_never_trained_tells_nothing():
