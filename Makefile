@@ -34,7 +34,8 @@ test: $(VENV)/.dev data  ## run the fast tests (JOBS=4: four at a time)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.dev data  ## run the tests that train and drive real services
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "slow and not alone"
+	$(BIN)/python -m pytest -m "slow and alone"
 
 check: $(VENV)/.dev  ## lint, format check and types
 	$(BIN)/ruff check

@@ -134,6 +134,7 @@ class Traffic:
             thread.join()
 
 
+@pytest.mark.alone
 def test_a_job_trains_publishes_and_goes_live_under_traffic_and_outlives_a_restart(tmp_path, data_dir, digits):
     """One POST ends in a new live version within 90 s, no prediction fails, and a restart keeps it."""
     picture = png(digits[0][0])

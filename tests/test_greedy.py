@@ -11,7 +11,7 @@ import pytest
 from service.keys import new_key
 from tests.server import EXAMPLES, Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SEVEN = (EXAMPLES / "seven.png").read_bytes()
 GREEDY, ASKED_PER_S, ROUND_S = 32, 100, 2.5

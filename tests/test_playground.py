@@ -90,6 +90,7 @@ def test_the_answer_follows_each_stroke_and_undo_takes_it_back(page):
     expect(page.locator("#digit-curl code")).to_contain_text(f"/predict/digit?model=digit-cnn&version={live}")
 
 
+@pytest.mark.alone
 def test_the_first_answer_comes_within_150_ms_of_a_stroke(page):
     """From the pen's lift to the digit on the page, the best of several: other tests share the cores."""
     page.evaluate(
@@ -114,6 +115,7 @@ def test_the_first_answer_comes_within_150_ms_of_a_stroke(page):
     assert 0 < min(took) < 150
 
 
+@pytest.mark.alone
 def test_the_page_is_ready_within_a_second(chromium, service):
     """From the request to a page that can be drawn on, with nothing in the cache; the best of four."""
     took = []
