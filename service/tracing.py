@@ -8,15 +8,20 @@ While traces are on every request takes the long way; while they are off nothing
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
 from importlib.util import find_spec
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
 from fastapi.telemetry import TelemetryConfig
-from opentelemetry import trace
-from opentelemetry.trace import Link, Span, StatusCode
+from opentelemetry import propagate, trace
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import InternalError, ServiceError
+from service.wire import Header
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -113,6 +118,34 @@ class BatchSpans:
         """The span of the request that is being served, if it is recorded."""
         span = trace.get_current_span()
         return span if span.is_recording() else None
+
+    @contextmanager
+    def call(self, path: str, headers: Iterable[Header], request_id: str) -> Iterator[None]:
+        """The span of a gRPC call, below its client's own; those of HTTP requests are FastAPI's."""
+        parent = propagate.extract({name.decode("latin-1"): value.decode("latin-1") for name, value in headers})
+        service, _, method = path.strip("/").rpartition("/")
+        attributes = {
+            "rpc.system": "grpc",
+            "rpc.service": service,
+            "rpc.method": method,
+            "neuroserve.request_id": request_id,
+        }
+        with self._tracer.start_as_current_span(
+            f"{service}/{method}",
+            parent,
+            SpanKind.SERVER,
+            attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except Exception as exc:
+                error = exc if isinstance(exc, ServiceError) else InternalError()
+                span.set_attribute("error.type", error.code)
+                if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    span.set_status(StatusCode.ERROR)
+                raise
 
     def batch(self, model: str, done: Done, sent: float, reason: Reason) -> None:
         """One batch that has ended; `sent` is when it left the queue, in seconds of `perf_counter`."""

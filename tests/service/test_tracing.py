@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from service.batch import Part
 from service.batcher import Batcher
+from service.oip.rpc.messages import INFERENCE, methods
 from service.tracing import BatchSpans, missing
-from tests.server import EXAMPLES, ROOT, Server, wait_until
+from tests.server import EXAMPLES, ROOT, Server, free_port, wait_until
 from tests.service.fakes import FakeEngine
 from tests.service.otlp import Receiver
 
@@ -35,7 +37,7 @@ def receiver():
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory, receiver):
     """A service of one process that holds batches for company, so that requests share them."""
-    server = Server(tmp_path_factory.mktemp("traced"), workers=1, max_wait_ms=300)
+    server = Server(tmp_path_factory.mktemp("traced"), workers=1, max_wait_ms=300, grpc_port=free_port())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENDPOINT, receiver.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
@@ -128,6 +130,57 @@ def test_batches_of_the_open_inference_protocol_are_traced_too(traced, receiver)
     assert {span.name for span in spans_of(receiver, trace)} == {
         "POST /v2/models/{name}/infer", "queue", "batch", "run"
     }  # fmt: skip
+
+
+def rpc(method, request, trace):
+    """Call a method of the service that `traced` is, inside a trace."""
+    asked, answered = methods(INFERENCE)[method]
+    options = {"request_serializer": asked.SerializeToString, "response_deserializer": answered.FromString}
+    streams = method == "ModelStreamInfer"
+
+    def call(server):
+        with grpc.insecure_channel(f"127.0.0.1:{server._settings['grpc_port']}") as channel:
+            make = channel.stream_stream if streams else channel.unary_unary
+            sent = iter([asked(**each) for each in request]) if streams else asked(**request)
+            answer = make(f"/{INFERENCE}/{method}", **options)(
+                sent, metadata=list(parent_of(trace).items()), timeout=20
+            )
+            return list(answer) if streams else answer
+
+    return call
+
+
+BLANK = {
+    "model_name": "digit-cnn",
+    "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 28, 28]}],
+    "raw_input_contents": [bytes(784)],
+}
+
+
+def test_a_call_over_grpc_is_traced_like_a_request(traced, receiver):
+    """Its span lies below the client's own, wait and batch below it; an unknown model is no fault of ours."""
+    trace = secrets.token_hex(16)
+    rpc("ModelInfer", BLANK, trace)(traced)
+    spans = {span.name: span for span in spans_of(receiver, trace)}
+    call = spans[f"{INFERENCE}/ModelInfer"]
+    assert call.parent == "00f067aa0ba902b7"
+    assert (call.attributes["rpc.system"], call.attributes["rpc.method"]) == ("grpc", "ModelInfer")
+    assert spans["queue"].parent == spans["batch"].parent == call.id
+    trace = secrets.token_hex(16)
+    with pytest.raises(grpc.RpcError):
+        rpc("ModelInfer", {**BLANK, "model_name": "none"}, trace)(traced)
+    [call] = spans_of(receiver, trace, complete=1)
+    assert (call.attributes["error.type"], call.failed) == ("model_not_found", False)
+
+
+def test_the_requests_of_a_stream_lie_in_its_trace(traced, receiver):
+    """Two messages share a batch: one batch span, below the stream's as both waits are."""
+    trace = secrets.token_hex(16)
+    assert len(rpc("ModelStreamInfer", [BLANK, BLANK], trace)(traced)) == 2
+    spans = spans_of(receiver, trace, complete=5)
+    [stream] = [span for span in spans if span.name == f"{INFERENCE}/ModelStreamInfer"]
+    assert [span.parent for span in spans if span.name == "queue"] == [stream.id] * 2
+    assert [span.attributes["neuroserve.requests"] for span in spans if span.name == "batch"] == [2]
 
 
 def test_probes_and_scrapes_make_no_traces(traced, receiver):

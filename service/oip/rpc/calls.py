@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -207,8 +208,13 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _check(self, call: Call) -> Key | None:
         """The key of a call, which needs the same scope as its HTTP twin; probes need none."""
-        probe = call.path.startswith(f"/{HEALTH}/") or call.path.endswith(("/ServerLive", "/ServerReady"))
-        return self._door.guard.check("POST", "/v2/health/" if probe else "/v2", call.headers)
+        path = "/v2" if self._is_asked(call.path) else "/v2/health/"
+        return self._door.guard.check("POST", path, call.headers)
+
+    @staticmethod
+    def _is_asked(path: str) -> bool:
+        """Whether a call is more than a probe."""
+        return not (path.startswith(f"/{HEALTH}/") or path.endswith(("/ServerLive", "/ServerReady")))
 
     async def _enter(self, key: Key | None) -> int | None:
         limits = self._door.limits
@@ -251,7 +257,8 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         """The answer, or the error in gRPC's form; counted and logged like an HTTP request."""
         started, status = perf_counter(), 499
         try:
-            found = await answer()
+            with self._traced(call):
+                found = await answer()
         except ServiceError as error:
             status = error.status
             await self._abort(call, error)
@@ -265,6 +272,13 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
             return found
         finally:
             self._count(call, status, perf_counter() - started)
+
+    def _traced(self, call: Call) -> AbstractContextManager[None]:
+        """The span of a call, where calls are traced."""
+        spans = self._door.metrics.spans
+        if spans is None or not self._is_asked(call.path):
+            return nullcontext()
+        return spans.call(call.path, call.headers, call.id.decode())
 
     @staticmethod
     async def _abort(call: Call, error: ServiceError) -> None:
