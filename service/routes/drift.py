@@ -9,8 +9,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from models.drift import Drift, Signal
+from models.manifest import Manifest
+from models.store import StoreError
 from service.drift import HALF_LIFE_ROWS, LEAST_ROWS
-from service.errors import Conflict
+from service.errors import Conflict, NotFound, Unavailable
 from service.metrics import Metrics
 from service.openapi import problem_responses
 from service.registry import Registry
@@ -54,8 +56,7 @@ async def drift(name: str, request: Request) -> DriftReport:
     """The population stability index of each signal: below 0.1 it rests, from 0.25 on it has shifted."""
     registry: Registry = request.app.state.registry
     metrics: Metrics = request.app.state.metrics
-    slot = await registry.slot(name)
-    manifest = (await slot.get(None)).manifest
+    manifest = await _live(registry, name)
     if manifest.drift is None:
         raise Conflict(
             f"{name} version {manifest.version} was published without a reference of its training data; train it "
@@ -64,6 +65,22 @@ async def drift(name: str, request: Request) -> DriftReport:
         )
     counts = metrics.drifted(name, manifest.version)
     return _report(name, manifest.version, manifest.drift, counts)
+
+
+async def _live(registry: Registry, name: str) -> Manifest:
+    """The manifest of the version that answers, or would: nothing is loaded for this."""
+    slot = registry.loaded(name)
+    if slot is not None and slot.live is not None:
+        return slot.live.manifest
+    if name not in (names := await registry.names()):
+        raise NotFound(f"There is no model {name!r}; there are: {', '.join(names)}.", code="model_not_found")
+    try:
+        version = await registry.in_store(registry.store.live, name)
+        if version is not None:
+            return await registry.in_store(registry.store.manifest, name, version)
+    except StoreError as exc:
+        raise Unavailable(f"{exc}.", code="model_unavailable") from None
+    raise Unavailable(f"No version of {name} is live.", code="model_unavailable")
 
 
 def _report(name: str, version: int, reference: Drift, counts: dict[str, list[float]]) -> DriftReport:

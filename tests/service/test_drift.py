@@ -129,6 +129,8 @@ def test_every_shipped_model_has_a_reference(served):
         assert found["training_rows"] >= 4000
         kin = next(signals for other, signals in expected.items() if other.split("-")[0] == name.split("-")[0])
         assert kin <= set(found["signals"])
+    loaded = {model["name"] for model in served.client.get("/models").json()["models"] if model["serving"]}
+    assert loaded == set(expected)  # looking loads nothing
 
 
 def test_texts_and_series_are_counted_too(served):
