@@ -178,7 +178,8 @@ class DirectProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn says to bytes that are no HTTP request, as every other error is told."""
-        self._hang_up(UnreadableBody(msg, code="unreadable_request"))
+        detail = f"{msg} It must be HTTP/1.1, with a known method, and no control characters in its head."
+        self._hang_up(UnreadableBody(detail, code="unreadable_request"))
 
     def _hang_up(self, error: ServiceError) -> None:
         """Say why, unless an answer has begun already, and close the connection."""
