@@ -51,9 +51,8 @@ def client(slow):
 
 
 def failures(server, reason):
-    found = re.search(
-        rf'nv_inference_request_failure\{{.*reason="{reason}".*\}} (\S+)', server.client.get("/metrics").text
-    )
+    metrics = server.client.get("/metrics").text
+    found = re.search(rf'nv_inference_request_failure\{{.*reason="{reason}".*\}} (\S+)', metrics)
     return float(found.group(1)) if found else 0.0
 
 
@@ -294,5 +293,8 @@ def test_every_field_has_tritons_number_and_type():
     assert mine == {name: theirs.get(name) for name in mine}
     assert dict(enums(ours)).items() <= numbers.items()
     (service,) = ours.service
-    assert [each for each in service.method if each != methods[each.name]] == []
+    for each in service.method:
+        told = methods[each.name]
+        assert (each.input_type, each.output_type) == (told.input_type, told.output_type)
+        assert (each.client_streaming, each.server_streaming) == (told.client_streaming, told.server_streaming)
     assert f"{ours.package}.{service.name}" == messages.INFERENCE
