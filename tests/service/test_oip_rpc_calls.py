@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 
@@ -21,7 +22,7 @@ from service.oip.rpc import messages
 from tests.canaries import LIVE_LABEL, NAME, picked, pixels, publish_live, publish_table
 from tests.server import ROOT, Server, wait_until
 from tests.service.oip import golden, infer
-from tests.service.rpc import INFER, Client, arrays, parameter, refused, request
+from tests.service.rpc import INFER, Client, address, arrays, parameter, refused, request
 
 DIGIT, HOLD_S = "digit-cnn", 0.4
 PROTOS = ROOT / "service" / "oip" / "rpc"
@@ -123,6 +124,23 @@ def test_a_client_that_sends_nothing_is_let_go(slow, client):
     assert time.perf_counter() - began < 2.5
     code, said = refused(client.channel.stream_unary(INFER), iter([]), timeout=20)
     assert (code, said) == ("INVALID_ARGUMENT", "The call ended without a message.")
+
+
+def test_a_connection_without_calls_is_let_go_and_comes_back(slow, digits):
+    """Idle connections cost no file for ever, and their clients do not notice."""
+    port = int(address(slow).rpartition(":")[2])
+    (worker,) = psutil.Process(slow.process.pid).children()
+
+    def connected():
+        return {each.raddr for each in worker.net_connections() if each.laddr.port == port and each.raddr}
+
+    others = connected()
+    with Client(slow) as idle:
+        idle.infer(request(DIGIT, digits))
+        mine = connected() - others
+        assert mine
+        wait_until(lambda: not mine & connected(), 10)
+        assert len(arrays(idle.infer(request(DIGIT, digits))[0])["probabilities"]) == 3
 
 
 def test_at_its_end_a_service_answers_what_it_has_and_ends_its_streams(tmp_path, digits):

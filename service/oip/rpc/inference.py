@@ -73,7 +73,7 @@ class Inference:
         try:
             version = version_of(message.model_version or None, name)
             loaded = await (await self._registry.slot(name)).get(version)
-            is_long = message.ByteSize() > _ON_LOOP_TYPED_BYTES and not message.raw_input_contents
+            is_long = message.ByteSize() > (_ON_LOOP_BYTES if message.raw_input_contents else _ON_LOOP_TYPED_BYTES)
             convert = functools.partial(conversion.asked, message)
             asked, raw = await self.off_loop(convert) if is_long else convert()
             request = _Request(name, version, loaded.manifest.kind, asked, raw, is_long)

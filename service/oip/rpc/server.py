@@ -53,12 +53,15 @@ class Server:
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
+    idle_ms = max(1, int(settings.read_timeout_s * 1000))
     return [
         ("grpc.so_reuseport", int(sys.platform != "win32")),
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.per_message_decompression", 0),  # it knows no bound; see Calls
         ("grpc.max_concurrent_streams", _MOST_CALLS),
+        ("grpc.server_handshake_timeout_ms", idle_ms),
+        ("grpc.max_connection_idle_ms", idle_ms),  # clients connect again by themselves
         ("grpc.keepalive_time_ms", _PING_MS),
         ("grpc.keepalive_timeout_ms", _PONG_MS),
     ]
