@@ -6,11 +6,14 @@ Nothing but ServiceError comes out, whatever the bytes are.
 
 from __future__ import annotations
 
+import ctypes
 import io
+import logging
 import math
 import struct
 import warnings
 import zlib
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import cv2
@@ -29,11 +32,14 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 # A digit needs far fewer pixels than a camera gives; this leaves ~100 px for one that fills a tenth of the picture.
 _LONG_SIDE = 1024
 _TINY = 64
+_LARGEST = 1e30
 _PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _ORIENTATION_TAG = 0x0112
 
 # The service runs one decode per worker thread; a second pool inside OpenCV only fights with it.
 cv2.setNumThreads(1)
+# What is wrong with a picture is told to its sender; in the log it would be a way to fill it.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def read(data: bytes, max_pixels: int) -> Pixels:
@@ -60,6 +66,7 @@ def not_enlarged(pixels: Pixels) -> Pixels:
 def _read_any(data: bytes, max_pixels: int) -> Pixels:
     from PIL import Image
 
+    _silence_libtiff()
     _check_whole(data)
     _check_size(*_webp_size(data), max_pixels)
     with warnings.catch_warnings():
@@ -75,6 +82,19 @@ def _read_any(data: bytes, max_pixels: int) -> Pixels:
             raise _too_large(max_pixels) from None
         except Exception:
             raise _unreadable() from None
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff, where it can be reached, from writing to standard error what it finds wrong with a file."""
+    from PIL import _imaging
+
+    library = ctypes.CDLL(_imaging.__file__)
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        install = getattr(library, name, None)
+        if install is not None:
+            install.restype, install.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+            install(None)
 
 
 def _check_whole(data: bytes) -> None:
@@ -154,6 +174,7 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
 def _to_8_bit(values: NDArray[np.generic]) -> Pixels:
     """Scale 16 and 32 bit and float samples to 0..255; the white level is the usual one that just holds the largest."""
     numbers = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
+    np.clip(numbers, -_LARGEST, _LARGEST, out=numbers)  # so that no difference of two is infinite
     low, high = float(numbers.min()), float(numbers.max())
     levels = (1.0, 255.0) if values.dtype.kind == "f" else (255.0, 1023.0, 4095.0, 65535.0)
     white = next((level for level in levels if low >= 0 and high <= level), None)

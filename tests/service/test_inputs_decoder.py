@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.errors import InvalidInput, ServiceError, UnreadableBody
 from service.inputs import decoder, image
-from service.inputs.png import plain, plain_of_mnist_size
+from service.inputs.png import plain
 from tests.service import pictures
 
 LIMIT = 25_000_000
@@ -226,3 +226,25 @@ def test_any_small_picture_gives_a_row_or_is_blank(width, height, mode, data):
     count = width * height * len(Image.new(mode, (1, 1)).getbands())
     pixels = data.draw(st.binary(min_size=count, max_size=count))
     only_our_errors(pictures.encoded(Image.frombytes(mode, (width, height), pixels)))
+
+
+def test_a_broken_tiff_writes_nothing_to_standard_error(capfd):
+    """libtiff tells on it what it finds wrong; a stranger could fill the log with it."""
+    file = io.BytesIO()
+    Image.new("L", (40, 33), 7).save(file, "TIFF", compression="tiff_lzw")
+    whole = file.getvalue()
+    for at in range(8, len(whole), 3):
+        for spoilt in (whole[:at] + b"\xff\xff" + whole[at + 2 :], whole[:at]):
+            with suppress(ServiceError):
+                decoder.read(spoilt, 25_000_000)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_largest_floats_make_a_picture_like_any_other():
+    """The difference of two of them is beyond float32."""
+    values = np.full((20, 20), -3e38, np.float32)
+    values[5:15, 8:12] = 3e38
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "TIFF")
+    found = decoder.read(file.getvalue(), 1_000)
+    assert (found[0, 0], found[10, 10]) == (0, 255)
