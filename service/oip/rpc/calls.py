@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from service.oip import compression
 from service.oip.errors import NotOffered
 from service.oip.rpc.inference import Caller, Inference
 from service.oip.rpc.messages import HEALTH, INFERENCE, ModelStreamInferResponse
+from service.oip.rpc.status import status_of
 from service.oip.rpc.views import Views, kinds, told
 from service.passage import KEY_HEADER
 from service.security import Guard
@@ -37,28 +38,6 @@ _LONGEST_DETAIL = 500
 """Signs of an error's sentence: it travels in a header, and many clients take no more than 8 KiB of those."""
 _PACKED = (b"\x1f", b"\x78")
 """How gzip and zlib begin, and none of our messages: as its first tag these are no field of any."""
-_OF_STATUS = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    408: grpc.StatusCode.DEADLINE_EXCEEDED,
-    409: grpc.StatusCode.FAILED_PRECONDITION,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    415: grpc.StatusCode.INVALID_ARGUMENT,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    501: grpc.StatusCode.UNIMPLEMENTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-
-
-def status_of(error: ServiceError) -> grpc.StatusCode:
-    """The status of an error: a full queue is unavailable, as Triton says; a key's limit is an exhausted resource."""
-    if error.code == Busy.code:
-        return grpc.StatusCode.UNAVAILABLE
-    return _OF_STATUS.get(error.status, grpc.StatusCode.INTERNAL)
 
 
 class Door(NamedTuple):
@@ -141,9 +120,13 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._leave(place)
 
     async def _answer(self, call: Call, message: bytes) -> bytes:
-        asked = await self._parsed(call.path, message)
         if call.path != INFER:
-            return told(await self._views[call.path](asked), self._kinds[call.path][1])
+            kind, answered = self._kinds[call.path]
+            with _legible(call.path):
+                asked = kind.FromString(message)
+            return told(await self._views[call.path](asked), answered)
+        with _legible(INFER):
+            asked = await self._inference.read(message)
         response, headers = await self._inference.answer(asked, call.caller)
         call.trailing.extend(headers)
         answer: bytes = response.SerializeToString()
@@ -193,7 +176,8 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             place = await self._enter(key)
             try:
-                asked = await self._parsed(INFER, await self._unpacked(message))
+                with _legible(STREAM):
+                    asked = await self._inference.read(await self._unpacked(message))
                 response, _ = await self._inference.answer(asked, call.caller)
                 answer.infer_response.CopyFrom(response)
             finally:
@@ -247,12 +231,6 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
             return message
         return await self._inference.off_loop(compression.unpack, message, b"gzip", self._most_bytes)
 
-    async def _parsed(self, path: str, message: bytes) -> Any:
-        try:
-            return await self._inference.read(self._kinds[path][0], message)
-        except DecodeError:
-            raise UnreadableBody(f"The message is none that {path} takes.") from None
-
     async def _guarded(self, call: Call, answer: Callable[[], Awaitable[Any]]) -> Any:
         """The answer, or the error in gRPC's form; counted and logged like an HTTP request."""
         started, status = perf_counter(), 499
@@ -295,3 +273,12 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._door.access.write(
                 call.id, "POST", call.path, route=route, status=status, seconds=seconds, key=key, client=call.peer
             )
+
+
+@contextmanager
+def _legible(path: str) -> Iterator[None]:
+    """Tell a client whose bytes are no message so."""
+    try:
+        yield
+    except DecodeError:
+        raise UnreadableBody(f"The message is none that {path} takes.") from None

@@ -12,14 +12,32 @@ from service.oip import answer, request
 from service.oip.contract import Query
 from service.oip.errors import invalid
 from service.oip.request import Asked
-from service.oip.rpc.messages import ModelInferResponse
+from service.oip.rpc.messages import ModelInferRequest, ModelInferResponse
 
 _FIELDS = {"BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
            "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
            "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents",
            "BYTES": "bytes_contents"}  # fmt: skip
 """Where the values of a datatype lie; FP16 and BF16 have no place there."""
+_MOST_TENSORS, _MOST_PARAMETERS, _MOST_AXES = 64, 64, 16
 _SIZE, _BINARY_OUT = "binary_data_size", "binary_data_output"
+
+
+def parsed(body: bytes) -> Any:
+    """The ModelInferRequest of these bytes, if no list of it is longer than makes sense: each entry costs a hundred
+    times its bytes. Raises InvalidInput, google.protobuf's DecodeError.
+    """
+    message = ModelInferRequest.FromString(body)
+    for what, entries in (("inputs", message.inputs), ("outputs", message.outputs)):
+        if len(entries) > _MOST_TENSORS:
+            raise invalid(f"A request has {_MOST_TENSORS} {what} at most, here are {len(entries)}.")
+    for holder in (message, *message.inputs, *message.outputs):
+        if len(holder.parameters) > _MOST_PARAMETERS:
+            raise invalid(f"There are {_MOST_PARAMETERS} parameters at most, here are {len(holder.parameters)}.")
+    for tensor in message.inputs:
+        if len(tensor.shape) > _MOST_AXES:
+            raise invalid(f"A shape has {_MOST_AXES} sizes at most, here are {len(tensor.shape)}.")
+    return message
 
 
 def asked(message: Any) -> tuple[Asked, bytes]:

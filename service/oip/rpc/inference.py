@@ -60,11 +60,11 @@ class Inference:
         self._door = Door(registry, settings, metrics)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="rpc-reader")
 
-    async def read(self, kind: Any, message: bytes) -> Any:
-        """The message of that class; google.protobuf's DecodeError when it is none."""
-        if len(message) <= _ON_LOOP_BYTES:
-            return kind.FromString(message)
-        return await self.off_loop(kind.FromString, message)
+    async def read(self, body: bytes) -> Any:
+        """The ModelInferRequest of these bytes. InvalidInput, google.protobuf's DecodeError."""
+        if len(body) <= _ON_LOOP_BYTES:
+            return conversion.parsed(body)
+        return await self.off_loop(conversion.parsed, body)
 
     async def answer(self, message: Any, caller: Caller) -> tuple[Any, list[Header]]:
         """The ModelInferResponse to a ModelInferRequest, and the headers that explain it. Raises ServiceError."""

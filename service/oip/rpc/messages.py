@@ -36,5 +36,6 @@ def methods(service: str) -> dict[str, tuple[Any, Any]]:
     return {each.name: (message(each.input_type.full_name), message(each.output_type.full_name)) for each in found}
 
 
+ModelInferRequest = message("inference.ModelInferRequest")
 ModelInferResponse = message("inference.ModelInferResponse")
 ModelStreamInferResponse = message("inference.ModelStreamInferResponse")
