@@ -31,10 +31,10 @@ data: $(VENV)/.serve  ## find or download the data sets, and verify them
 	$(BIN)/python -m training data
 
 test: $(VENV)/.dev data  ## run the fast tests (JOBS=4: four at a time)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: $(VENV)/.dev data  ## run the tests that train and drive real services
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "slow and not alone"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "slow and not alone"
 	$(BIN)/python -m pytest -m "slow and alone"
 
 check: $(VENV)/.dev  ## lint, format check and types

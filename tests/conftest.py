@@ -11,6 +11,14 @@ from tests.server import Server
 # Before torch is loaded: its waiting threads must not spin while tests share the cores with real services.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+LONGEST_FIRST = ("test_kills", "test_failures", "test_worker", "test_topic", "test_watchdog", "test_playground_jobs")
+"""Files whose tests take minutes: begun last, one of them would run on while nothing else is left to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest files first, all others as they come."""
+    items.sort(key=lambda item: LONGEST_FIRST.index(name) if (name := item.path.stem) in LONGEST_FIRST else 99)
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

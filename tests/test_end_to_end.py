@@ -175,24 +175,6 @@ def test_a_job_trains_publishes_and_goes_live_under_traffic_and_outlives_a_resta
         assert server.client.post("/models/digit-cnn/rollback").json()["live"] == new - 1
 
 
-def test_a_kill_of_everything_loses_no_job(tmp_path, data_dir):
-    """kill -9 of service, worker and child in the middle of a job: after a restart it ends well, one version made."""
-    order = {"task": "digit", "network": "mlp", "epochs": 3, "promote": "always"}
-    with Server(tmp_path, trainer="embedded") as server:
-        job_url = server.client.post("/train", json=order).headers["location"]
-        wait_until(lambda: server.client.get(job_url).json()["history"], 90)
-        server.kill()
-    with Server(tmp_path, trainer="embedded") as server:
-        job = wait_until(lambda: (j := server.client.get(job_url).json())["finished_at"] and j, 150, 0.5)
-        assert job["status"] == "succeeded", job
-        assert [row["epoch"] for row in job["history"]] == [1, 2, 3]
-        store = Store(tmp_path / "models")
-        before = shipped("digit-mlp")
-        assert store.versions("digit-mlp") == [before, before + 1]
-        assert store.live_history("digit-mlp") == [before + 1, before]
-        assert store.verify("digit-mlp", before + 1).provenance.job_id == job["id"]
-
-
 def test_wrong_jobs_are_refused_over_http(service):
     """Unknown task, unknown network, numbers out of range, unknown jobs: the contract's status, nothing queued."""
     for order, code in (
