@@ -85,15 +85,16 @@ def test_a_bad_item_is_named_by_its_place_in_the_whole_list(kind):
             return Reply(200, {"predictions": [{**TOPIC, "label": text} for text in texts]})
         return problem(422, "text_empty", errors=[{"loc": ["body", "inputs", texts.index("12"), "text"], "msg": "no"}])
 
-    async def ask(url):
+    async def ask_async(url):
         async with AsyncClient(url, batch_items=5, concurrency=1) as client:
             await client.predict_texts(map(str, range(100)))
 
-    with Scripted(refuse) as server, pytest.raises(InvalidInput, match="item 12: ") as caught:
-        if kind == "async":
-            asyncio.run(ask(server.url))
-        with Client(server.url, batch_items=5, concurrency=1) as client:
+    def ask(url):
+        with Client(url, batch_items=5, concurrency=1) as client:
             client.predict_texts(map(str, range(100)))
+
+    with Scripted(refuse) as server, pytest.raises(InvalidInput, match="item 12: ") as caught:
+        asyncio.run(ask_async(server.url)) if kind == "async" else ask(server.url)
     assert caught.value.item == 12
     assert caught.value.errors[0].loc == ("body", "inputs", 12, "text")
     assert len(server.asked) < 10

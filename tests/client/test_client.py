@@ -212,7 +212,7 @@ def test_a_real_training_is_watched_to_its_end(tmp_path, data_dir):
     """One epoch of the small network: events in order, then a job with its version; the same key gives the same job."""
     settings = {"trainer": "embedded", "workers": 1, "data": data_dir}
     with Server(tmp_path, **settings) as server, Client(server.url) as client:
-        order = {"network": "mlp", "epochs": 1, "promote": "manual", "idempotency_key": "once"}
+        order = {"network": "mlp", "epochs": 1, "promote": "always", "idempotency_key": "once"}
         training = client.train("digit", **order)
         assert client.train("digit", **order).id == training.id
         events = list(training.events())
@@ -221,7 +221,7 @@ def test_a_real_training_is_watched_to_its_end(tmp_path, data_dir):
         assert [event.type for event in events].count("epoch") == 1
         assert training.job.result.model.name == "digit-mlp"
         made = training.job.result.model.version
-        wait_until(lambda: made in [version.version for version in client.model("digit-mlp").versions], 5)
-        assert client.promote("digit-mlp", made).live == made
+        assert training.job.result.model.live
+        wait_until(lambda: client.model("digit-mlp").live == made, 5)
         assert client.rollback("digit-mlp").live == shipped("digit-mlp")
         assert [job.id for job in client.jobs(task="digit")] == [training.id]
