@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             code: int = given.run(client, given)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ClientError, OSError) as exc:
         sys.stderr.write(f"neuroserve: {_sentence(exc)}\n")
         return 2 if isinstance(exc, UsageError | OSError) else 3 if isinstance(exc, Unreachable) else 1

@@ -12,12 +12,13 @@ from tests.client.scripted import TOPIC, Reply, Scripted, problem
 
 
 def echo(hold_s=0.0):
-    """Replies to a text batch with each text as its label; earlier requests take longer."""
-    began = time.monotonic()
+    """Replies to a text batch with each text as its label; requests are held until `hold_s` after the first."""
+    first = []
 
     def reply(body):
         texts = [each["text"] for each in json.loads(body)["inputs"]]
-        wait_s = max(0.0, hold_s - (time.monotonic() - began))
+        first.append(time.monotonic())
+        wait_s = max(0.0, hold_s - (first[-1] - first[0]))
         return Reply(200, {"predictions": [{**TOPIC, "label": text} for text in texts]}, hold_s=wait_s)
 
     return reply
@@ -32,7 +33,7 @@ TEXTS = [f"text {number}" for number in range(700)]
 
 def test_a_long_batch_is_split_at_the_services_limit_and_keeps_its_order():
     """700 texts: three requests of at most 256, at once, in order."""
-    with Scripted(echo(0.3)) as server, Client(server.url) as client:
+    with Scripted(echo(0.6)) as server, Client(server.url) as client:
         assert [each.label for each in client.predict_texts(TEXTS)] == TEXTS
     assert counted(server) == [188, 256, 256]
     assert server.most_together == 3
@@ -40,7 +41,7 @@ def test_a_long_batch_is_split_at_the_services_limit_and_keeps_its_order():
 
 def test_no_more_requests_run_at_once_than_asked_for():
     """`concurrency=2` with seven parts."""
-    with Scripted(echo(0.15)) as server, Client(server.url, concurrency=2, batch_items=100) as client:
+    with Scripted(echo(0.4)) as server, Client(server.url, concurrency=2, batch_items=100) as client:
         assert [each.label for each in client.predict_texts(TEXTS)] == TEXTS
     assert len(server.asked) == 7
     assert server.most_together == 2
@@ -53,7 +54,7 @@ def test_the_asynchronous_client_splits_alike():
         async with AsyncClient(url, concurrency=2, batch_items=100) as client:
             return await client.predict_texts(TEXTS)
 
-    with Scripted(echo(0.15)) as server:
+    with Scripted(echo(0.4)) as server:
         assert [each.label for each in asyncio.run(ask(server.url))] == TEXTS
     assert len(server.asked) == 7
     assert server.most_together == 2

@@ -43,7 +43,7 @@ def test_retry_after_is_waited_out():
         Client(server.url, retries=QUICK) as client,
     ):
         client.predict_text("peace")
-    assert 1.0 <= server.times[1] - server.times[0] < 1.5
+    assert 1.0 <= server.times[1] - server.times[0] < 4.0
 
 
 def test_a_retry_after_beyond_patience_is_told_and_not_waited_for():
@@ -103,11 +103,11 @@ def test_an_order_to_train_is_repeated_under_one_key():
 
 def test_a_slow_answer_is_a_timeout_and_not_asked_for_again():
     """A second request would only add to the load."""
-    with Scripted(Reply(200, TOPIC, hold_s=0.5)) as server, Client(server.url, timeout_s=0.1) as client:
+    with Scripted(Reply(200, TOPIC, hold_s=2.0)) as server, Client(server.url, timeout_s=0.1) as client:
         began = time.monotonic()
         with pytest.raises(TimedOut, match="in time"):
             client.predict_text("peace")
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < 1.5
     assert len(server.asked) == 1
 
 
