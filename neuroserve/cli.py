@@ -178,6 +178,7 @@ def _outcome(job: Job) -> list[str]:
 
 def _tell(lines: Sequence[str]) -> int:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()  # a reader that is gone is noticed here, where it is expected
     return 0
 
 

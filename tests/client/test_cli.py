@@ -188,6 +188,16 @@ def test_the_services_verbs_are_still_there(capsys):
     assert all(verb in out for verb in ("serve", "key", "predict", "train", "models", "promote", "rollback"))
 
 
+def test_a_reader_that_leaves_early_gets_no_trace(service):
+    """As with `neuroserve models | true`: exit code 1 and silence."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "neuroserve", "models", "--url", service.url]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
