@@ -1,0 +1,99 @@
+"""Pictures in any form a program has them in, as what goes over the wire. Loads Pillow only for its own images."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuroserve.errors import UsageError
+
+Picture = Any
+"""A path, the bytes of a picture file, a PIL image, or an array (anything with `tolist`, or nested lists)."""
+
+_TYPES = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+)
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A whole file and its media type."""
+
+    data: bytes
+    type: str
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """28 rows of 28 integers 0..255, 255 is ink; the model sees them as they are."""
+
+    rows: list[list[int]]
+
+
+def picture(given: Picture) -> PictureFile | Pixels:
+    """What is sent for a picture. UsageError for what is none, OSError for a file that cannot be read.
+
+    An array of 28x28 integers goes as pixels, 255 is ink. Any other array of uint8 ([height, width] grey, or with 3
+    or 4 channels) is a photo: the service finds the ink in it.
+    """
+    if isinstance(given, bytes | bytearray | memoryview):
+        return _file(bytes(given), "The bytes")
+    if isinstance(given, str | os.PathLike):
+        return _file(Path(given).read_bytes(), str(given))
+    if hasattr(given, "save") and hasattr(given, "getexif"):
+        return _from_image(given)
+    return _from_array(given)
+
+
+def _file(data: bytes, what: str) -> PictureFile:
+    kind = next((kind for magic, kind in _TYPES if data.startswith(magic)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "image/webp"
+    if kind is None:
+        raise UsageError(f"{what}: not a picture file; PNG, JPEG, WebP, BMP, GIF and TIFF are taken.")
+    return PictureFile(data, kind)
+
+
+def _from_image(given: Any) -> PictureFile:
+    """A PIL image, upright as its EXIF says; TIFF for the modes that PNG does not have."""
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(given)
+    kind = "PNG" if upright.mode in {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"} else "TIFF"
+    with io.BytesIO() as written:
+        upright.save(written, kind)
+        return PictureFile(written.getvalue(), f"image/{kind.lower()}")
+
+
+def _from_array(given: Any) -> PictureFile | Pixels:
+    rows = given.tolist() if hasattr(given, "tolist") else given
+    if _is_pixels(rows):
+        return Pixels([list(row) for row in rows])
+    if getattr(given, "dtype", None) != "uint8" or len(given.shape) not in {2, 3}:
+        raise UsageError(
+            "A picture is a path, the bytes of a file, a PIL image, 28x28 integers 0..255 (255 is ink), or a uint8 "
+            "array [height, width], [height, width, 3] or [height, width, 4]."
+        )
+    from PIL import Image
+
+    try:
+        return _from_image(Image.fromarray(given))
+    except TypeError:
+        raise UsageError(f"An array of shape {tuple(given.shape)} is no picture.") from None
+
+
+def _is_pixels(rows: Any) -> bool:
+    return (
+        isinstance(rows, list | tuple)
+        and len(rows) == 28
+        and all(isinstance(row, list | tuple) and len(row) == 28 for row in rows)
+        and all(type(value) is int and 0 <= value <= 255 for row in rows for value in row)
+    )

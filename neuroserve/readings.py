@@ -1,0 +1,64 @@
+"""A CSV file of hourly readings, by the rules of the service's own page: a heading, then a row an hour."""
+
+from __future__ import annotations
+
+import csv
+import math
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from neuroserve.errors import UsageError
+
+COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
+_TIMES = frozenset({"date", "time", "timestamp", "datetime"})
+
+
+def read_readings(path: Path) -> tuple[datetime, list[list[float]]]:
+    """The time of the first row, and the values [steps, 7]. UsageError names the line, OSError an unreadable file."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not a text file in UTF-8.") from None
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if len(lines) < 2:
+        raise UsageError(f"{path} has no rows below a heading.")
+    mark = ";" if ";" in lines[0][1] else ","
+    cells = [[cell.strip() for cell in row] for row in csv.reader((line for _, line in lines), delimiter=mark)]
+    if len(cells) != len(lines):
+        raise UsageError(f"{path} has a quoted cell of more than one line.")
+    time, places = _places(path, cells[0])
+    times, values = [], []
+    for (number, _), row in zip(lines[1:], cells[1:], strict=True):
+        where = f"{path}, line {number}"
+        times.append(_time(row, time, where))
+        if len(times) > 1 and times[-1] - times[-2] != timedelta(hours=1):
+            raise UsageError(f"{where} is not one hour after the row before.")
+        values.append([_value(row, place, name, where) for name, place in zip(COLUMNS, places, strict=True)])
+    return times[0], values
+
+
+def _places(path: Path, heads: list[str]) -> tuple[int, list[int]]:
+    time = next((place for place, head in enumerate(heads) if head.lower() in _TIMES), None)
+    missing = [name for name in COLUMNS if name not in heads]
+    if time is None:
+        raise UsageError(f"The heading of {path} lacks a column for the time, named date.")
+    if missing:
+        raise UsageError(f"The heading of {path} lacks {', '.join(missing)}.")
+    return time, [heads.index(name) for name in COLUMNS]
+
+
+def _time(row: list[str], place: int, where: str) -> datetime:
+    try:
+        return datetime.fromisoformat(row[place]).replace(tzinfo=None)
+    except (IndexError, ValueError):
+        raise UsageError(f"{where} has no time.") from None
+
+
+def _value(row: list[str], place: int, name: str, where: str) -> float:
+    try:
+        value = float(row[place])
+    except (IndexError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{where} has no number in {name}.")
+    return value
