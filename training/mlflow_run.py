@@ -176,23 +176,30 @@ class MlflowRun:
             if known is not None and _is_there(client, known):
                 client.update_run(known, status="RUNNING")
                 self._sent = {metric.step for metric in client.get_metric_history(known, "val_loss")}
-                self._id = known
+                run = known
             else:
-                self._id, self._sent = self._begin(client), set()
+                run, self._sent = self._begin(client), set()
+            if not self._record().get("described"):
+                self._describe(client, run)
+            self._id = run
         return self._id
 
     def _begin(self, client: MlflowClient) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
         found = client.get_experiment_by_name(name)
         experiment = client.create_experiment(name) if found is None else found.experiment_id
-        spec = self._spec
-        run: str = client.create_run(experiment, run_name=f"{spec.task}-{spec.network}").info.run_id
+        run: str = client.create_run(experiment, run_name=f"{self._spec.task}-{self._spec.network}").info.run_id
         self._write({"run_id": run})
+        return run
+
+    def _describe(self, client: MlflowClient, run: str) -> None:
         from mlflow.entities import Param
 
-        asked = spec.model_dump(include={"task", "network", "epochs", "batch_size", "learning_rate", "seed", "promote"})
+        asked = self._spec.model_dump(
+            include={"task", "network", "epochs", "batch_size", "learning_rate", "seed", "promote"}
+        )
         client.log_batch(run, params=[Param(key, str(value)) for key, value in asked.items()])
-        return run
+        self._write({"run_id": run, "described": True})
 
     def _keep(self, row: EpochRow) -> None:
         self._rows.setdefault(row.epoch, (row, int(time.time() * 1000)))
@@ -234,7 +241,7 @@ class MlflowRun:
         client.log_text(run, "\n".join(["mlflow", *needs]) + "\n", f"{MODEL}/requirements.txt")
         client.log_text(run, json.dumps({"dependencies": ["-r requirements.txt"]}) + "\n", f"{MODEL}/python_env.yaml")
         client.log_text(run, mlmodel(draft, run, mlflow.__version__), f"{MODEL}/MLmodel")
-        self._write({"run_id": run, "logged": True})
+        self._write({"run_id": run, "described": True, "logged": True})
 
     def _end(self, result: JobResult) -> None:
         """The verdict as tags, the version in the registry, and the end of the run."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -139,6 +140,92 @@ def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking.conclude(SPEC, tmp_path, "job", None, "why") == []
     assert not list(tmp_path.iterdir())
+
+
+class Server:
+    """What of MLflow's client a run needs, in memory; `away` makes every call fail."""
+
+    def __init__(self):
+        self.runs, self.tags, self.points, self.ended, self.away = [], {}, [], [], False
+
+    def __getattribute__(self, name):
+        if not name.startswith("_") and name != "away" and self.away:
+            raise ConnectionError("nobody is there")
+        return super().__getattribute__(name)
+
+    def get_experiment_by_name(self, name):
+        return SimpleNamespace(experiment_id="1")
+
+    def create_run(self, experiment, run_name):
+        self.runs.append(run_name)
+        return SimpleNamespace(info=SimpleNamespace(run_id=f"run-{len(self.runs)}"))
+
+    def get_run(self, run):
+        return SimpleNamespace(info=SimpleNamespace(lifecycle_stage="active"))
+
+    def update_run(self, run, status):
+        self.ended.append(status)
+
+    def get_metric_history(self, run, key):
+        return [SimpleNamespace(step=step) for at, name, step in self.points if at == run and name == key]
+
+    def log_batch(self, run, metrics=(), params=()):
+        self.points += [(run, one.key, one.step) for one in metrics]
+
+    def set_tag(self, run, key, value):
+        self.tags[key] = value
+
+    def set_terminated(self, run, status):
+        self.ended.append(status)
+
+
+@pytest.fixture(name="memory")
+def _memory(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    connect("http://elsewhere:5000")  # imports the package with its warnings kept
+    return Server()
+
+
+def test_a_server_that_dies_and_comes_back_misses_nothing(memory, tmp_path, monkeypatch):
+    """It is asked again after a while, not at every epoch, and both are said once; then it has each epoch once."""
+    clock = iter(range(0, 10_000, 25))
+    monkeypatch.setattr("training.mlflow_run.time.monotonic", lambda: float(next(clock)))
+    said = []
+    run = MlflowRun(SPEC, tmp_path, said.append, resume=False, client=memory)
+    run.epoch(row(1))
+    memory.away = True
+    for epoch in range(2, 8):
+        run.epoch(row(epoch))
+    memory.away = False
+    for epoch in range(8, 14):
+        run.epoch(row(epoch))
+    assert [step for _, name, step in memory.points if name == "val_loss"] == list(range(1, 14))
+    assert memory.runs == ["digit-mlp"]
+    assert [words.split(": ")[0] for words in said] == [
+        "MLflow at http://elsewhere:5000 takes nothing at the moment, the training goes on",
+        "MLflow at http://elsewhere:5000 answers again and has been told what it missed",
+    ]
+
+
+def test_a_resumed_run_goes_on_and_a_new_one_begins_anew(memory, tmp_path):
+    """The work folder keeps the run; without a resume it is another training."""
+    for resume, last in ((False, 2), (True, 3), (False, 1)):
+        run = MlflowRun(SPEC, tmp_path, pytest.fail, resume=resume, client=memory)
+        for epoch in range(1, last + 1):
+            run.epoch(row(epoch))
+    told = [(run, step) for run, name, step in memory.points if name == "val_loss"]
+    assert told == [("run-1", 1), ("run-1", 2), ("run-1", 3), ("run-2", 1)]
+
+
+@pytest.mark.parametrize(("error", "status"), [("the loss is no number", "FAILED"), (None, "KILLED")])
+def test_a_job_without_a_result_ends_its_run_so(memory, tmp_path, error, status):
+    """Failed with the reason, or killed when it was cancelled; a job that has no run gets none for that."""
+    MlflowRun(SPEC, tmp_path, pytest.fail, resume=True, client=memory).conclude("job", None, error)
+    assert memory.runs == []
+    MlflowRun(SPEC, tmp_path, pytest.fail, resume=True, client=memory).epoch(row(1))
+    MlflowRun(SPEC, tmp_path, pytest.fail, resume=True, client=memory).conclude("job", None, error)
+    assert memory.ended[-1] == status
+    assert memory.tags == {"neuroserve.job_id": "job", "neuroserve.error": error or "cancelled"}
 
 
 # ---------------------------------------------------------------------- a real server
