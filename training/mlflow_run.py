@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from models.jobs import EpochRow, JobResult, JobSpec
-from models.manifest import Manifest, TensorSpec
+from models.manifest import Manifest
+from training.mlmodel import MODEL, mlmodel
 from training.publish import CandidateError, read_draft
 from training.tracking import Say, address
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 RECORD = "mlflow.json"
 CANDIDATE = "candidate"
-MODEL = "model"
 EXPERIMENT = "neuroserve"
 _AGAIN_S = 60.0
 _TEXT = 5000  # of a tag: what every server takes
@@ -36,53 +35,6 @@ _BOUNDS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-
-
-def signature(manifest: Manifest) -> dict[str, str | None]:
-    """Inputs and outputs as the field `signature` of an MLmodel file: dtype and shape of each, -1 for dynamic axes."""
-
-    def schema(tensors: list[TensorSpec]) -> str:
-        return json.dumps(
-            [
-                {
-                    "type": "tensor",
-                    "tensor-spec": {"dtype": one.dtype, "shape": [-1 if isinstance(n, str) else n for n in one.shape]},
-                    "name": one.name,
-                    "required": True,
-                }
-                for one in tensors
-            ]
-        )
-
-    return {"inputs": schema(manifest.inputs), "outputs": schema(manifest.outputs), "params": None}
-
-
-def mlmodel(manifest: Manifest, run_id: str, mlflow_version: str) -> str:
-    """The MLmodel file (JSON, which is YAML) by which MLflow's clients read, load and serve the ONNX."""
-    flavors = {
-        "onnx": {
-            "data": manifest.model_file,
-            "onnx_version": manifest.provenance.libraries.get("onnx", ""),
-            "providers": ["CPUExecutionProvider"],
-            "code": None,
-        },
-        "python_function": {
-            "loader_module": "mlflow.onnx",
-            "data": manifest.model_file,
-            "python_version": manifest.provenance.libraries.get("python", ""),
-            "env": {"virtualenv": "python_env.yaml"},
-        },
-    }
-    content = {
-        "artifact_path": MODEL,
-        "flavors": flavors,
-        "mlflow_version": mlflow_version,
-        "model_uuid": uuid.uuid4().hex,
-        "run_id": run_id,
-        "signature": signature(manifest),
-        "utc_time_created": manifest.created_at.strftime("%Y-%m-%d %H:%M:%S.%f"),
-    }
-    return json.dumps(content, indent=1) + "\n"
 
 
 def connect(uri: str) -> MlflowClient:
