@@ -19,6 +19,7 @@ from training import compare, storekeeper
 from training.datasets.files import DataError, data_root
 from training.memory import is_out_of_memory
 from training.reporters import ConsoleReporter, EventReporter, Reporter, ReporterHandler
+from training.tracking import TrackingError, follow
 
 # Threads that wait must not spin: beside other work on the same cores that made an epoch eight times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -74,7 +75,7 @@ def _guarded(command: Callable[[], int], reporter: Reporter) -> int:
 
 def _is_expected(exc: Exception) -> bool:
     """Whether the message is a sentence for the user; asked late, as some of these classes come with torch."""
-    if isinstance(exc, DataError | StoreError | OSError):
+    if isinstance(exc, DataError | StoreError | TrackingError | OSError):
         return True
     if "torch" not in sys.modules:
         return False
@@ -108,13 +109,14 @@ def _fit(args: argparse.Namespace, reporter: Reporter) -> int:
     )
     model = task.recipe.networks[spec.network].model
     work = args.work or _state() / "work" / model
-    candidate = pipeline.train(task, spec, work, reporter, args.resume)
-    if args.stage_only:
-        return 0
-    result = publish(candidate, Store(args.store), spec.promote)
+    with follow(reporter, spec, model, work, resume=args.resume, tensorboard=args.tensorboard) as told:
+        candidate = pipeline.train(task, spec, work, told, args.resume)
+        if args.stage_only:
+            return 0
+        result = publish(candidate, Store(args.store), spec.promote)
+        told.done(result)
     if args.work is None:
         shutil.rmtree(work)
-    reporter.done(result)
     return 0 if result.gate.passed else REFUSED
 
 
@@ -250,6 +252,9 @@ def _fit_arguments(fit: argparse.ArgumentParser) -> None:
         "--work", type=Path, metavar="DIR", help="checkpoints; default: STATE/work/MODEL, removed at the end"
     )
     fit.add_argument("--resume", action="store_true", help="go on from the last finished epoch in the work folder")
+    fit.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="write event files for TensorBoard into DIR/MODEL-TIME"
+    )
     fit.add_argument("--events", action="store_true", help="tell the progress as JSON events, one a line")
     fit.add_argument("--stage-only", action="store_true", help="stop at the finished candidate, WORK/candidate")
 

@@ -38,6 +38,7 @@ from training.attempt import Attempt, Place, command_of, name_of, place, place_o
 from training.gate import GateError
 from training.memory import Batch
 from training.publish import CandidateError, publish
+from training.tracking import conclude
 from training.turn import ready_folder
 
 FIT = (sys.executable, "-m", "training", "fit")
@@ -143,6 +144,8 @@ class JobRun:
 
     async def clear(self) -> None:
         """Remove the job's folder: checkpoints and candidate are of no more use."""
+        for words in await asyncio.to_thread(conclude, self.spec, self.work, self.id, self.result, self.snapshot.error):
+            log.warning("job %s: %s", self.id, words)
         await asyncio.to_thread(shutil.rmtree, self.work, ignore_errors=True)
 
     # ------------------------------------------------------------------ in the workflow

@@ -35,7 +35,7 @@ def ready_folder(work: Path, wait_s: float = LOCK_WAIT_S) -> Path:
     """
     work.mkdir(parents=True, exist_ok=True)
     while True:
-        number, folder = _last(work)
+        number, folder = last_turn(work)
         end_strays(folder)
         if _free(folder, wait_s):
             return folder
@@ -56,7 +56,8 @@ def end_strays(folder: Path) -> list[int]:
     return ended
 
 
-def _last(work: Path) -> tuple[int, Path]:
+def last_turn(work: Path) -> tuple[int, Path]:
+    """Number and folder of the turn that counts."""
     turns = {int(found[1]): path for path in work.iterdir() if (found := _TURN.fullmatch(path.name))}
     return max(turns.items(), default=(1, work))
 

@@ -29,6 +29,7 @@ from training.attempt import train_threads
 from training.job import FIT, JobSettings
 from training.jobqueue import JobQueue
 from training.ledger import first_line
+from training.tracking import TrackingError, require
 from training.watchdog import SILENT_S, Heartbeats, Watchdog
 
 LOCK_WAIT_S = 20.0
@@ -50,12 +51,18 @@ class WorkerSettings:
     silent_s: float = SILENT_S
     die_with: int | None = None
     grace_s: float = 10.0
+    tensorboard: Path | None = None
 
 
 def main(argv: Sequence[str], fit: Sequence[str] = FIT) -> int:
-    """`python -m training worker`: run until SIGTERM or SIGINT; 0 after a clean stop, 75 when the name is taken."""
+    """`python -m training worker`: run until SIGTERM or SIGINT; 0 after a clean stop, 75 when the name is taken.
+
+    78: the settings ask for a package that is missing.
+    """
     settings = _settings(argv, fit)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s")
+    if not _trackable(settings):
+        return os.EX_CONFIG
     if settings.die_with is not None:
         signal_when_parent_dies(settings.die_with, signal.SIGTERM)
     settings.jobs.state.mkdir(parents=True, exist_ok=True)
@@ -72,6 +79,15 @@ def main(argv: Sequence[str], fit: Sequence[str] = FIT) -> int:
         clear_leftovers(Store(settings.jobs.store))
         serve(settings)
     return 0
+
+
+def _trackable(settings: WorkerSettings) -> bool:
+    try:
+        require(settings.tensorboard)
+    except TrackingError as exc:
+        log.error("%s", exc)
+        return False
+    return True
 
 
 def clear_leftovers(store: Store) -> None:
@@ -151,6 +167,7 @@ def _settings(argv: Sequence[str], fit: Sequence[str]) -> WorkerSettings:
     url = given.database_url or f"sqlite:///{state / 'jobs.sqlite'}"
     # A SQLite file belongs to one machine whatever its name is today; on PostgreSQL the host tells workers apart.
     name = given.executor_id or ("local" if is_sqlite(url) else socket.gethostname())
+    tensorboard = Path(given.tensorboard).resolve() if given.tensorboard else None
     return WorkerSettings(
         database_url=url,
         executor_id=name,
@@ -158,11 +175,12 @@ def _settings(argv: Sequence[str], fit: Sequence[str]) -> WorkerSettings:
         silent_s=given.silent_s,
         die_with=given.die_with,
         grace_s=given.grace_s,
+        tensorboard=tensorboard,
         jobs=JobSettings(
             state=state,
             store=Path(given.store).resolve() if given.store else state / "models",
             time_limit_s=given.time_limit_s,
-            fit=fit,
+            fit=fit if tensorboard is None else (*fit, "--tensorboard", str(tensorboard)),
         ),
     )
 
@@ -203,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         default=env("NEUROSERVE_SHUTDOWN_GRACE_S", "10"),
         help="when told to stop, time for the running epoch to end",
     )
+    parser.add_argument("--tensorboard", metavar="DIR", help="write event files for TensorBoard into DIR/MODEL-TIME")
     parser.add_argument("--die-with", type=int, default=None, metavar="PID", help="stop when this parent process ends")
     return parser
 
