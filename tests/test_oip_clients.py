@@ -29,6 +29,15 @@ def triton() -> Path:
     return folder
 
 
+def found_by(done, names, version):
+    """What a program of checks told, once it is certain that it ran them all with that version of the client."""
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.keys() == {"client", *names}
+    assert ("var/triton" in found["client"]) == (version == "2.48.0")
+    return found
+
+
 @pytest.fixture(scope="module", params=["today's", "2.48.0"])
 def told(request, service):
     """What the checks of `tests/triton_checks.py` found with one version of the client."""
@@ -37,11 +46,7 @@ def told(request, service):
         environment["PYTHONPATH"] = str(request.getfixturevalue("triton") / "client")
     command = [sys.executable, "-m", "tests.triton_checks", service.url.removeprefix("http://")]
     done = run(command, cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found.keys() == {"client", *NAMES}
-    assert ("var/triton" in found["client"]) == (request.param == "2.48.0")
-    return found
+    return found_by(done, NAMES, request.param)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -23,13 +23,18 @@ STRANGE += [{"binary_data_size": -1}, {"classification": 3}, {"shared_memory_reg
 PIECES = [b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\0", b"\xff", b"NaN", b"1e999", b"null", b"-", b'"data"']
 
 
+def one_row(name):
+    """The tensors of one short row that a model takes."""
+    if name == DIGIT:
+        return {"pixels": np.zeros((1, 28, 28), np.uint8)}
+    return {field: array[:1, :24] if array.ndim > 1 else array[:1] for field, array in golden(name)[0].items()}
+
+
 def seeds():
     """Good requests of every model, small, in both forms: JSON and what follows it."""
     found = []
     for name in CONTRACTS:
-        inputs = {field: array[:1, :24] if array.ndim > 1 else array[:1] for field, array in golden(name)[0].items()}
-        if name == DIGIT:
-            inputs = {"pixels": np.zeros((1, 28, 28), np.uint8)}
+        inputs = one_row(name)
         for binary in (True, False):
             asked = infer(inputs, binary=binary, id="a", parameters={"timeout": 5})
             length = int(asked["headers"].get("Inference-Header-Content-Length", len(asked["content"])))

@@ -1,6 +1,5 @@
 """Clients that are not ours against a running service, over gRPC: Triton's, new and old, and perf_analyzer."""
 
-import json
 import os
 import re
 import sys
@@ -9,7 +8,7 @@ import pytest
 
 from tests.server import ROOT, Server
 from tests.service.rpc import address
-from tests.test_oip_clients import answered, run, triton  # noqa: F401 (a fixture)
+from tests.test_oip_clients import answered, found_by, run, triton  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.slow
 
@@ -30,11 +29,7 @@ def told(request, server, triton):  # noqa: F811
     folders = [triton / "protobuf", *([triton / "client"] if request.param == "2.48.0" else [])]
     environment = dict(os.environ) | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
     done = run([sys.executable, "-m", "tests.triton_rpc_checks", address(server)], cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found.keys() == {"client", *NAMES}
-    assert ("var/triton" in found["client"]) == (request.param == "2.48.0")
-    return found
+    return found_by(done, NAMES, request.param)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,16 +2,14 @@
 
 import random
 
-import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 
 from service.errors import ServiceError, attempt
 from service.oip.rpc import conversion
-from tests.service.oip import golden
 from tests.service.rpc import FIELDS, Request, parameter, request
-from tests.service.test_oip_contract import CONTRACTS, DIGIT
-from tests.test_oip_fuzz import COUNT, spoil_bytes
+from tests.service.test_oip_contract import CONTRACTS
+from tests.test_oip_fuzz import COUNT, one_row, spoil_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +23,7 @@ def seeds():
     """Good requests of every model, small, raw and typed."""
     found = []
     for name in CONTRACTS:
-        inputs = {field: array[:1, :24] if array.ndim > 1 else array[:1] for field, array in golden(name)[0].items()}
-        if name == DIGIT:
-            inputs = {"pixels": np.zeros((1, 28, 28), np.uint8)}
+        inputs = one_row(name)
         found += [(name, request(name, inputs, raw=raw, id="a")) for raw in (True, False)]
     return found
 

@@ -5,10 +5,6 @@ or with what went wrong.
 """
 
 import asyncio
-import json
-import sys
-import time
-import traceback
 
 import numpy as np
 import tritonclient.http as triton
@@ -17,6 +13,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype, tri
 
 from tests.server import shipped
 from tests.service.oip import golden, manifest
+from tests.triton_report import report
 
 DIGIT, MODELS = "digit-cnn", ("digit-cnn", "topic-transformer", "forecast-lstm")
 DTYPES = [np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64,
@@ -213,21 +210,7 @@ CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().i
 
 
 def main() -> None:
-    (address,) = sys.argv[1:]
-    told = {"client": triton.__file__}
-    for name, check in CHECKS.items():
-        began = time.perf_counter()
-        try:
-            if name == "asyncio":
-                check(address)
-            else:
-                with triton.InferenceServerClient(address, concurrency=8) as client:
-                    check(client)
-            told[name] = None
-        except Exception:
-            told[name] = traceback.format_exc()
-        print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr)
-    print(json.dumps(told))
+    report(CHECKS, triton, lambda address: triton.InferenceServerClient(address, concurrency=8))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,7 @@ or with what went wrong.
 """
 
 import asyncio
-import json
 import queue
-import sys
-import time
-import traceback
 from functools import partial
 
 import numpy as np
@@ -19,6 +15,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.server import shipped
 from tests.triton_checks import DIGIT, DTYPES, MODELS, compare, golden, inputs_of, manifest, outputs_of, refused
+from tests.triton_report import report
 
 INVALID, NOT_FOUND = "StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND"
 inputs_of = partial(inputs_of, module=triton)
@@ -203,21 +200,7 @@ CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().i
 
 
 def main() -> None:
-    (address,) = sys.argv[1:]
-    told = {"client": triton.__file__}
-    for name, check in CHECKS.items():
-        began = time.perf_counter()
-        try:
-            if name == "asyncio":
-                check(address)
-            else:
-                with triton.InferenceServerClient(address) as client:
-                    check(client)
-            told[name] = None
-        except Exception:
-            told[name] = traceback.format_exc()
-        print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr)
-    print(json.dumps(told))
+    report(CHECKS, triton, triton.InferenceServerClient)
 
 
 if __name__ == "__main__":
