@@ -105,6 +105,20 @@ class SeriesSpec(Record):
         return self
 
 
+class Doubt(Record):
+    """How a classifier tells rows that are not like its training data.
+
+    The graph's output `output`, float32 [batch], is the calibrated probability that a row shows none of the labels.
+    The probabilities hold it already: (1 - outlier) * class probabilities + outlier / classes. An answer whose outlier
+    probability is above `threshold`, which was chosen on validation rows, carries the warning `not_like_training_data`;
+    a text of which more than `unknown_share` of the tokens are unknown carries `unknown_words`.
+    """
+
+    output: str = "outlier"
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    unknown_share: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
 class Golden(Record):
     """One small batch and the answer the exporter got for it; the service repeats it on its own device."""
 
@@ -178,6 +192,7 @@ class Manifest(Record):
     provenance: Provenance
     gate: GateVerdict | None = None
     drift: Drift | None = None
+    doubt: Doubt | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
@@ -189,6 +204,8 @@ class Manifest(Record):
             raise ValueError("a series model needs `series`")
         if self.kind != "series" and not self.labels:
             raise ValueError("a classifier needs its labels")
+        if self.doubt is not None and self.doubt.output not in {spec.name for spec in self.outputs}:
+            raise ValueError(f"the graph has no output {self.doubt.output!r} for the doubt")
         return self
 
     @property

@@ -11,10 +11,11 @@ from tests.server import EXAMPLES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+SETTINGS = (ROOT / "docs/settings.md").read_text("utf-8")
 
 
 def settings_table():
-    rows = re.findall(r"^\| `NEUROSERVE_([A-Z_]+)` \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `NEUROSERVE_([A-Z_]+)` \| (.*?) \| (.*?) \|$", SETTINGS, re.MULTILINE)
     return {name.lower(): (default, meaning) for name, default, meaning in rows}
 
 
