@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.jobs import JobSpec
 from models.manifest import FileEntry, Golden, Manifest, Provenance, file_entry, now
-from training import drift, export, report, runtime
+from training import drift, export, outliers, report, runtime
 from training.datasets.files import data_root
 from training.fit import FitResult, FitSettings, fit
 from training.gate import SETTING, VALIDATION, GateRules
@@ -113,6 +113,7 @@ def _candidate(
         parity=parity,
         provenance=_provenance(task, spec, splits, result, module),
         drift=drift.reference(task, path, splits, promised),
+        doubt=outliers.doubt(calibration),
     )
     report.write(folder, draft, task.recipe, splits.test, answers)
     return draft.model_copy(update={"files": _files(folder)})

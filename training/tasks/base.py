@@ -109,7 +109,9 @@ class Task(Protocol):
     def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
         """The module to export (raw inputs in, final values out) and what was calibrated on the validation split.
 
-        It takes the inputs as keywords and gives one tensor, or a tuple in the order of `spec(...).outputs`.
+        It takes the inputs as keywords and gives one tensor, or a tuple in the order of `spec(...).outputs`. The
+        calibration of a graph with an outlier output holds the figures of `outliers.Calibration`, which the manifest's
+        `doubt` is made of.
         """
 
     def score(self, outputs: Mapping[str, Tensor], split: Split) -> dict[str, float]:
