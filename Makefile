@@ -72,9 +72,9 @@ $(VENV)/.python:
 $(VENV)/.serve: $(VENV)/.python pyproject.toml constraints.txt deploy/install_torch.sh
 	@echo "setting $(VENV) up (once) ..."
 	@sh deploy/install_torch.sh $(BIN)/python
-	@$(PIP) install -c constraints.txt -e '.[train]'
+	@$(PIP) install -c constraints.txt -e '.[train,client]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve
-	@$(PIP) install -c constraints.txt -e '.[train,dev]'
+	@$(PIP) install -c constraints.txt -e '.[train,client,dev]'
 	@touch $@

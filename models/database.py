@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 _SQLITE = "sqlite:///"
@@ -65,3 +67,18 @@ def prepare_file(url: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # kept in the file
+
+
+def add_missing_functions(connection: Any, _record: object = None) -> None:
+    """Give a new connection to an SQLite older than 3.42 the clock in milliseconds that the job engine asks it for.
+
+    On Python 3.12 and newer the engine calls `unixepoch('subsec')`, which older versions (Debian 12 has 3.40) answer
+    with NULL. Connections to other databases and to newer versions are left alone.
+    """
+    if isinstance(connection, sqlite3.Connection) and sqlite3.sqlite_version_info < (3, 42):
+        connection.create_function("unixepoch", 1, _unixepoch)
+
+
+def _unixepoch(modifier: object) -> float | None:
+    """The seconds since 1970 for `subsec`; NULL for any other argument, as the engine uses none."""
+    return time.time() if modifier == "subsec" else None

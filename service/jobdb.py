@@ -17,9 +17,10 @@ from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, WorkflowStatus
 from dbos import error as dbos_error
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import address, prepare_file
+from models.database import add_missing_functions, address, prepare_file
 from models.jobs import (
     APPLICATION,
     APPLICATION_VERSION,
@@ -221,5 +222,6 @@ class JobDatabase:
 def prepare_database(url: str) -> None:
     """Make the job database and its tables if they are not there; safe while others do the same."""
     prepare_file(url)
+    event.listen(Engine, "connect", add_missing_functions)
     logging.getLogger("dbos").setLevel(logging.ERROR)
     DBOS.migrate(url)

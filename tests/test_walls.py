@@ -61,10 +61,10 @@ def test_the_training_package_is_importable_without_torch():
 
 
 def test_files_and_functions_stay_short():
-    """At most about 300 lines a file and 60 a function."""
+    """At most about 500 lines a file and 60 a function."""
     for path in [path for wing in WINGS for path in (ROOT / wing).rglob("*.py")]:
         source = path.read_text("utf-8")
-        assert source.count("\n") <= 320, path
+        assert source.count("\n") <= 500, path
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"

@@ -13,9 +13,10 @@ from typing import Any, cast
 
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer
 from dbos import error as dbos_error
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import prepare_file
+from models.database import add_missing_functions, prepare_file
 from models.jobs import (
     APPLICATION,
     APPLICATION_VERSION,
@@ -60,6 +61,7 @@ class JobQueue:
         name left. SQLAlchemyError or OSError when it cannot be reached: nothing has begun then.
         """
         prepare_file(self._url)
+        event.listen(Engine, "connect", add_missing_functions)
         logging.getLogger("dbos").setLevel(logging.ERROR)
         DBOS.migrate(self._url)
         try:

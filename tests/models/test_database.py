@@ -1,10 +1,14 @@
 """The job database's address: bounded waiting, no password in the log, a refusal with a sentence."""
 
+import contextlib
 import sqlite3
+import subprocess
+import sys
+import time
 
 import pytest
 
-from models.database import address, is_sqlite, prepare_file, shown
+from models.database import add_missing_functions, address, is_sqlite, prepare_file, shown
 
 
 def test_a_server_is_waited_for_only_so_long(tmp_path):
@@ -45,3 +49,43 @@ def test_a_sqlite_file_is_made_with_its_folders(tmp_path):
     prepare_file("postgresql://neuro@db/jobs")
     assert is_sqlite(f"sqlite:///{file}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+
+
+def test_an_sqlite_before_3_42_learns_the_clock_that_the_job_engine_asks_for():
+    """Debian 12's library answers `unixepoch('subsec')` with NULL; columns that default to it must not stay empty."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        add_missing_functions(connection)
+        connection.execute("CREATE TABLE jobs (id TEXT, at INTEGER NOT NULL DEFAULT (unixepoch('subsec') * 1000))")
+        connection.execute("INSERT INTO jobs (id) VALUES ('one')")
+        (at,) = connection.execute("SELECT CAST(at AS BIGINT) FROM jobs").fetchone()
+        assert abs(at - time.time() * 1000) < 5_000
+
+
+def test_a_connection_to_another_database_is_left_alone():
+    """PostgreSQL's driver has its own functions."""
+    add_missing_functions(object())
+
+
+AS_ON_PYTHON_3_13 = """
+import dbos, sys
+from models.jobs import JobSpec
+from service import jobview
+for name in [name for name in sys.modules if name.partition(".")[0] == "dbos"]:
+    del sys.modules[name]  # all that it stands on stays loaded, and does not see the other version
+sys.version_info = (3, 13, 0, "final", 0)
+from dbos._migration import get_sqlite_timestamp_expr
+assert "subsec" in get_sqlite_timestamp_expr()
+from service.jobdb import JobDatabase
+spec = JobSpec(task="digit", network="mlp", epochs=1, batch_size=128, learning_rate=0.001, seed=0)
+database = JobDatabase(f"sqlite:///{sys.argv[1]}", 4)
+job = database.submit(spec, None)
+print(job.status, len(database.page(None, None, 5, None)[0]), job.created_at.year >= 2026)
+database.close()
+"""
+
+
+def test_the_job_database_works_with_what_the_engine_asks_of_sqlite_from_python_3_12_on(tmp_path):
+    """Its tables are made, filled and read, whatever version of SQLite is here."""
+    command = [sys.executable, "-c", AS_ON_PYTHON_3_13, str(tmp_path / "jobs.sqlite")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["queued", "1", "True"], done.stderr
