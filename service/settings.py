@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None, description="HTTP processes; default: 1 on a GPU, else the CPU quota, at most 4"
     )
+    worker_silent_s: Annotated[float, Field(ge=2)] = Field(
+        6.0, description="a process that is stopped, or whose event loop has not turned for so long, is replaced"
+    )
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="`cuda` refuses to start without CUDA; `auto` takes it where it works and says what it got"
     )

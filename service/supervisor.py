@@ -11,7 +11,6 @@ import json
 import logging
 import multiprocessing
 import os
-import select
 import shutil
 import signal
 import socket
@@ -19,23 +18,26 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from service import banner
 from service.doorkeeper import raise_file_limit
+from service.heartbeat import LOADING, Beats, Patience
 from service.limits import Shared
 from service.oip.rpc import port
+from service.pauses import Pauses
 from service.settings import Settings
 from service.workers import trainer_mode, worker_count
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
-_POLL_S = 0.5
-_RESTART_PAUSE_S = 1.0
+_LOOK_S = 1.0
 _KILL_AFTER_S = 5.0
+_MOST_FAILURES = 8
+"""Starts in a row that may fail while no other worker serves; then the service ends, and whoever runs it is told."""
 
 
 @dataclass
@@ -58,6 +60,10 @@ class Supervisor:
         self._context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self._connections = self._context.RawArray("l", self._wanted)
         self._callers = Shared(self._wanted)
+        self._beats = Beats(self._wanted)
+        self._patience = Patience(_LOOK_S)
+        self._pauses = [Pauses() for _ in range(self._wanted)]
+        self._again: dict[int, float] = {}  # places without a worker, and when each gets its next one
 
     def run(self) -> int:
         raise_file_limit()
@@ -93,23 +99,31 @@ class Supervisor:
 
     def _watch(self, target: Any, listener: socket.socket, trainer: Any, wake: int) -> int:
         while True:
-            sources: list[Any] = [wake, *(each.reports for each in self._workers)]
-            readable, _, _ = select.select(sources, [], [], _POLL_S)
-            if wake in readable:
-                os.read(wake, 64)
+            readable = wait(
+                [wake, *(each.reports for each in self._workers if not each.reports.closed)], self._rest_s()
+            )
+            if wake in readable and _told_to_stop(wake):
                 return 0
             for each in list(self._workers):
                 if each.reports in readable:
                     self._hear(each, listener)
-                if not each.process.is_alive() and not self._replace(each, target, listener):
+                if each.place not in self._again and not each.process.is_alive() and not self._lose(each):
                     return 1
+            self._kill_silent()
+            self._start_due(target, listener)
             if trainer is not None:
                 trainer.poll()
+
+    def _rest_s(self) -> float:
+        """Seconds until something is due though nothing has happened; the end of a process wakes at once."""
+        now = time.monotonic()
+        return max(0.0, min([_LOOK_S, *(at - now for at in self._again.values())]))
 
     def _hear(self, each: _Worker, listener: socket.socket) -> None:
         try:
             report = json.loads(each.reports.recv_bytes())
-        except EOFError:
+        except (EOFError, OSError):
+            each.reports.close()
             each.process.join(1)
             return
         each.ready = True
@@ -117,31 +131,75 @@ class Supervisor:
             self._announced = True
             print(banner.text(listener.getsockname(), report, self._wanted), file=sys.stderr, flush=True)  # noqa: T201
 
-    def _replace(self, dead: _Worker, target: Any, listener: socket.socket) -> bool:
-        """Start a new worker for a dead one; False when it died before it was ever ready, which would only repeat."""
+    def _lose(self, dead: _Worker) -> bool:
+        """Plan a new worker for a dead one.
+
+        False when that is of no use: at the first start, which would only fail again, and when no worker serves and
+        many starts have failed.
+        """
         from service.metrics import forget_process
 
-        code = dead.process.exitcode
-        if not dead.ready:
-            log.critical("a worker ended with code %s before it was ready; see its message above", code)
-            return False
-        log.error("worker %s ended with code %s and is replaced", dead.process.pid, code)
-        forget_process(dead.process.pid or 0)
-        if time.monotonic() - dead.started < _RESTART_PAUSE_S:
-            time.sleep(_RESTART_PAUSE_S)
+        pid, code = dead.process.pid or 0, dead.process.exitcode
+        forget_process(pid)
+        dead.reports.close()
         self._connections[dead.place] = 0
         self._callers.forget(dead.place)
-        self._workers[dead.place] = self._start(target, listener, dead.place)
+        self._beats.forget(dead.place)
+        if not dead.ready and not self._announced:
+            log.critical("a worker ended with code %s before it was ready; see its message above", code)
+            return False
+        pause_s = self._pauses[dead.place].next(time.monotonic() - dead.started)
+        self._again[dead.place] = time.monotonic() + pause_s
+        serving = any(each.ready and each.process.is_alive() for each in self._workers)
+        if not serving and self._pauses[dead.place].ends > _MOST_FAILURES:
+            log.critical("no worker could be started again in %d tries; see their messages above", _MOST_FAILURES)
+            return False
+        when = f"in {pause_s:g} s" if pause_s else "now"
+        state = "" if dead.ready else " before it was ready"
+        log.error("worker %s ended with code %s%s and is replaced %s", pid, code, state, when)
         return True
+
+    def _kill_silent(self) -> None:
+        """End workers that are stopped or whose event loop is blocked; they are replaced like those that died."""
+        self._patience.look(time.monotonic())
+        for each in self._workers:
+            limit_s = self.settings.worker_silent_s * (1 if each.ready else LOADING)
+            silent_s = self._patience.silent_s(max(self._beats.last(each.place), each.started))
+            if silent_s > limit_s and each.place not in self._again and each.process.is_alive():
+                log.error(
+                    "worker %s is stopped or blocked: its event loop has not turned for %.0f s, so it is killed",
+                    each.process.pid,
+                    silent_s,
+                )
+                each.process.kill()
+
+    def _start_due(self, target: Any, listener: socket.socket) -> None:
+        for place, at in list(self._again.items()):
+            if time.monotonic() < at:
+                continue
+            try:
+                self._workers[place] = self._start(target, listener, place)
+            except OSError as exc:  # no memory, processes or file descriptors at the moment
+                pause_s = self._pauses[place].next(0.0)
+                self._again[place] = time.monotonic() + pause_s
+                log.error("a worker cannot be started, the next try is in %g s: %s", pause_s, exc)
+            else:
+                del self._again[place]
 
     def _start(self, target: Any, listener: socket.socket, place: int) -> _Worker:
         from service.worker import Place
 
         mine, theirs = self._context.Pipe(duplex=False)
-        arguments = (self.settings, listener, theirs, Place(os.getpid(), place, self._connections, self._callers))
+        where = Place(os.getpid(), place, self._connections, self._callers, self._beats)
+        arguments = (self.settings, listener, theirs, where)
         process = self._context.Process(target=target, args=arguments, name=f"neuroserve-worker-{place}")
-        process.start()
-        theirs.close()
+        try:
+            process.start()
+        except OSError:
+            mine.close()
+            raise
+        finally:
+            theirs.close()
         return _Worker(process, mine, place)
 
     def _stop_workers(self) -> None:
@@ -177,11 +235,19 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
+_STOP = (signal.SIGTERM, signal.SIGINT)
+
+
 def _wake_on_signals() -> int:
-    """A file descriptor that becomes readable on SIGTERM or SIGINT."""
+    """A file descriptor that becomes readable on SIGTERM, SIGINT and the end of a child; its bytes are the signals."""
     reader, writer = os.pipe()
+    os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (*_STOP, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     return reader
+
+
+def _told_to_stop(wake: int) -> bool:
+    return any(number in _STOP for number in os.read(wake, 4096))

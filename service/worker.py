@@ -23,6 +23,7 @@ from service.app import create_app
 from service.direct import DirectProtocol
 from service.doorkeeper import Doorkeeper
 from service.exchange import Desk, Head
+from service.heartbeat import Beats, Pulse
 from service.limits import Limits, Shared
 from service.settings import Settings
 
@@ -33,19 +34,20 @@ log = logging.getLogger(__name__)
 class Place:
     """Where a worker stands: its parent's id, its index among the others, what it shares with them.
 
-    Shared are the number of connections each has, and what each key uses.
+    Shared are the number of connections each has, what each key uses, and when each was last alive.
     """
 
     parent: int
     index: int
     connections: Counts
     callers: Shared
+    beats: Beats
 
 
 def run(settings: Settings, listener: socket.socket, reports: Connection, place: Place) -> None:
     """Serve until SIGTERM; `reports` gets one JSON message when the models are ready."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)  # until uvicorn listens; the parent's own handlers came with the fork
     signal_when_parent_dies(place.parent, signal.SIGTERM)  # a killed service leaves nothing behind
     logs.configure(settings.log_format, settings.log_level)
@@ -81,6 +83,8 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        place = self._place
+        self._pulse = Pulse(asyncio.get_running_loop(), lambda: place.beats.beat(place.index))
         await super().startup(sockets)
         if not self.started:
             return

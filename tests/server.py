@@ -24,11 +24,20 @@ _URL = re.compile(r"neuroserve\s+(http://\S+)")
 class Server:
     """`python -m service` on a free port with its own state folder; use as a context manager."""
 
-    def __init__(self, state: Path, *, ready: bool = True, start_s: float = 60, **settings: object) -> None:
+    def __init__(
+        self,
+        state: Path,
+        *,
+        ready: bool = True,
+        start_s: float = 60,
+        program: tuple[str, ...] = ("-m", "service"),
+        **settings: object,
+    ) -> None:
         self.state = state
         self.lines: list[str] = []
         self._ready = ready
         self._start_s = start_s
+        self._program = program
         self._settings = {"trainer": "off", "workers": 2, "device": "cpu", **settings}
         self._url: str | None = None
         self._announced = threading.Event()
@@ -38,7 +47,7 @@ class Server:
         environment |= {"NEUROSERVE_STATE": str(self.state), "NEUROSERVE_PORT": "0", "PYTHONUNBUFFERED": "1"}
         environment |= {f"NEUROSERVE_{key.upper()}": str(value) for key, value in self._settings.items()}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
+            [sys.executable, *self._program],
             cwd=ROOT,
             env=environment,
             stderr=subprocess.PIPE,

@@ -7,8 +7,10 @@ that run the same job, one thawed after it was given up for dead, the engine ref
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer
@@ -139,6 +141,14 @@ class JobQueue:
             polling_interval_sec=QUEUE_POLL_S,
             on_conflict="always_update",
         )
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call it from the loop that runs the jobs, or here while there is none."""
+        if self._loop is None or self._loop.is_closed():
+            call()
+            return
+        with contextlib.suppress(RuntimeError):  # closed just now
+            self._loop.call_soon_threadsafe(call)
 
     # ------------------------------------------------------------------ for the watchdog
 

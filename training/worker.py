@@ -35,6 +35,7 @@ from training.watchdog import SILENT_S, Heartbeats, Watchdog
 LOCK_WAIT_S = 20.0
 _AGAIN_S = 2.0
 _REMIND_S = 30.0
+BEAT_S = 1.0
 _STOP_S = 3.0  # of the grace time, what ending the children and giving the jobs back may take
 
 log = logging.getLogger("training.worker")
@@ -50,6 +51,7 @@ class WorkerSettings:
     concurrency: int = 1
     silent_s: float = SILENT_S
     die_with: int | None = None
+    beat_fd: int | None = None
     grace_s: float = 10.0
     tensorboard: Path | None = None
 
@@ -108,6 +110,8 @@ def serve(settings: WorkerSettings) -> None:
         signal.signal(number, lambda *_: stop.set())
     _share_threads(settings.concurrency)
     queue = JobQueue(settings.database_url, settings.executor_id, settings.jobs, settings.concurrency)
+    if settings.beat_fd is not None:
+        beat_to_parent(queue, settings.beat_fd)
     if not _started(queue, settings.database_url, stop):
         return
     watchdog = Watchdog(Heartbeats(settings.database_url), queue, settings.executor_id, settings.silent_s)
@@ -120,6 +124,24 @@ def serve(settings: WorkerSettings) -> None:
         log.info("an epoch that did not end in time will be done again")
     watchdog.stop()
     queue.stop()
+
+
+def beat_to_parent(queue: JobQueue, handle: int, every_s: float = BEAT_S) -> None:
+    """Write a byte to the parent's pipe about once a second, from the loop that runs the jobs once there is one.
+
+    A parent that hears nothing ends this process: it is stopped, or its loop is blocked.
+    """
+
+    def write() -> None:
+        with contextlib.suppress(OSError):  # a full pipe is a parent that does not look at present
+            os.write(handle, b".")
+
+    def beat() -> None:
+        while True:
+            queue.soon(write)
+            time.sleep(every_s)
+
+    threading.Thread(target=beat, name="heartbeat", daemon=True).start()
 
 
 def _started(queue: JobQueue, url: str, stop: threading.Event) -> bool:
@@ -174,6 +196,7 @@ def _settings(argv: Sequence[str], fit: Sequence[str]) -> WorkerSettings:
         concurrency=given.concurrency,
         silent_s=given.silent_s,
         die_with=given.die_with,
+        beat_fd=given.beat_fd,
         grace_s=given.grace_s,
         tensorboard=tensorboard,
         jobs=JobSettings(
@@ -223,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tensorboard", metavar="DIR", help="write event files for TensorBoard into DIR/MODEL-TIME")
     parser.add_argument("--die-with", type=int, default=None, metavar="PID", help="stop when this parent process ends")
+    parser.add_argument("--beat-fd", type=int, default=None, metavar="FD", help="a pipe that gets a byte every second")
     return parser
 
 

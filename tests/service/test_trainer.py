@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -59,6 +60,44 @@ def test_a_worker_that_cannot_live_is_tried_ever_more_seldom(tmp_path):
     worker.stop(1)
     worker.poll()
     assert worker.pid is None
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_is_killed_and_replaced_within_ten_seconds(tmp_path, monkeypatch):
+    """SIGSTOP in the middle of a job: the parent misses its heartbeat, and the job comes to its end."""
+    plan(tmp_path, epoch_s=0.4)
+    monkeypatch.setenv("CHILD_PLAN", str(tmp_path / "plan.json"))
+    worker = EmbeddedWorker(Settings(state=tmp_path), COMMAND)
+    worker.start()
+    try:
+        with serving(tmp_path) as client:
+            job_id = submit(client, epochs=3)
+            wait_until(lambda: worker.poll() or job_of(client, job_id)["history"], 30)
+            stopped = worker.pid
+            os.kill(stopped, signal.SIGSTOP)
+            wait_until(lambda: worker.poll() or worker.pid not in {None, stopped}, 10)
+            wait_until(lambda: worker.poll() or job_of(client, job_id)["status"] == "succeeded", 30)
+    finally:
+        worker.stop(15)
+
+
+def test_a_worker_that_still_loads_may_be_silent_longer(tmp_path):
+    """Imports take their time: only who never says anything for ten times as long is killed."""
+    mute = (sys.executable, "-c", "import time; time.sleep(60)")
+    worker = EmbeddedWorker(Settings(state=tmp_path, worker_silent_s=2), mute)
+    worker.start()
+    try:
+        first = worker.pid
+        now = time.monotonic()
+        for second in range(19):
+            worker._kill_silent(now + second)
+        assert worker.pid == first
+        assert worker._process.poll() is None
+        for second in range(19, 23):
+            worker._kill_silent(now + second)
+        assert worker._process.wait(5) == -signal.SIGKILL
+    finally:
+        worker.stop(1)
 
 
 def test_a_worker_that_does_not_listen_is_killed(tmp_path):
