@@ -158,13 +158,41 @@ class Provenance(Record):
     job_id: str | None = None
 
 
+class GateCheck(Record):
+    """One rule of the gate: whether the version passed it, a sentence, and the measured value beside its limit."""
+
+    name: str
+    passed: bool
+    detail: str
+    value: float | None = None
+    limit: float | None = None
+
+
 class GateVerdict(Record):
-    """What the gate said of the version when it was published: the reasons, good and bad, and the figures used."""
+    """What the gate said of the version when it was published: its checks, failed ones first, and the figures used.
+
+    `reasons` are the sentences of the checks. `compared_with` is the reference version, or the live one where there was
+    no reference.
+    """
 
     passed: bool
     reasons: list[str]
     compared_with: int | None = None
+    checks: list[GateCheck] = []
     figures: dict[str, Any] = {}
+
+
+class Losses(Record):
+    """The exported graph's loss on each validation row, for a series on each block of one horizon.
+
+    `file` holds them as a NumPy array float32 [count]; `rows_sha256` identifies the validation rows. Classifiers:
+    negative log likelihood in nats. Series: squared error in units of the target's variance over the training rows.
+    """
+
+    file: Annotated[str, AfterValidator(_relative)] = "validation-losses.npy"
+    rows_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    count: Annotated[int, Field(ge=1)]
+    mean: float
 
 
 class Manifest(Record):
@@ -193,6 +221,7 @@ class Manifest(Record):
     gate: GateVerdict | None = None
     drift: Drift | None = None
     doubt: Doubt | None = None
+    losses: Losses | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
@@ -204,6 +233,8 @@ class Manifest(Record):
             raise ValueError("a series model needs `series`")
         if self.kind != "series" and not self.labels:
             raise ValueError("a classifier needs its labels")
+        if self.losses is not None and self.losses.file not in self.files:
+            raise ValueError(f"{self.losses.file} is not among the files")
         if self.doubt is not None and self.doubt.output not in {spec.name for spec in self.outputs}:
             raise ValueError(f"the graph has no output {self.doubt.output!r} for the doubt")
         return self

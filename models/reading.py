@@ -5,12 +5,16 @@ No lock is taken and nothing is written: a store on a read-only volume serves as
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
+from models import reference
 from models.manifest import NAME_PATTERN, Manifest, ManifestError, file_entry, read_manifest
 
 LIVE_FILE = "live"
+ROLLED_BACK_FILE = "rolled-back"
+REFERENCE_FILE = "reference"
 
 
 class StoreError(Exception):
@@ -121,6 +125,31 @@ class StoreReader:
         history = self.live_history(name)
         return next((old for old in history[1:] if old in there and old != history[0]), None)
 
+    def contenders(self, name: str) -> list[int]:
+        """The versions of which the best is the gate's reference, the best known first.
+
+        They are those that were live since the reference was last reset, as far as they are still in the store.
+        """
+        there, history = set(self.versions(name)), self.live_history_or_empty(name)
+        known, rolled_back = self._numbers_or_none(name, REFERENCE_FILE), self._numbers_or_none(name, ROLLED_BACK_FILE)
+        ever_live = [*known, *history[:1]] if known else [*history, *rolled_back]
+        return [version for version in dict.fromkeys(ever_live) if version in there]
+
+    def reference(self, name: str) -> int | None:
+        """The version that the gate compares candidates with, or None; it must outlive every other version.
+
+        It is the best version that was ever live, by what the manifests record of the validation rows, or the live one
+        where no manifest records anything.
+        """
+        manifests, there = [], self.contenders(name)
+        for version in there:
+            with contextlib.suppress(VersionDamagedError, VersionNotFoundError):
+                manifests.append(self.manifest(name, version))
+        found = reference.best(manifests)
+        if found is not None:
+            return found.version
+        return next((version for version in self.live_history_or_empty(name)[:1] if version in there), None)
+
     def verify(self, name: str, version: int) -> Manifest:
         """The manifest of a version, after hashing all it lists; VersionDamagedError names the file that differs."""
         folder = self.folder(name, version)
@@ -140,6 +169,12 @@ class StoreReader:
         return manifest
 
     # ------------------------------------------------------------------ inside
+
+    def _numbers_or_none(self, name: str, file: str) -> list[int]:
+        try:
+            return numbers_in(self._model(name) / file)
+        except ValueError:
+            return []
 
     def _folders(self) -> list[str]:
         try:

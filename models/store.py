@@ -3,6 +3,7 @@
     ROOT/NAME/VERSION/…    one version, complete or absent: it arrives by one rename
     ROOT/NAME/live         version numbers, one a line: the live one, then those that were live before it, newest first
     ROOT/NAME/last         the highest number ever given out, so that a deleted number is not used again
+    ROOT/NAME/reference    versions that were live since the gate's reference was last reset, the best known first
     ROOT/NAME/rolled-back  versions that were live until a rollback: only an order of its own brings one back
     ROOT/NAME/deleted      jobs whose version was deleted, as JSON strings, one a line: none publishes a second one
     ROOT/.locks/NAME       held while a model is changed; a process that dies gives it back
@@ -17,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from models import disk
@@ -25,6 +26,8 @@ from models.canary import candidate_of
 from models.manifest import MANIFEST_FILE, Manifest, file_entry
 from models.reading import (
     LIVE_FILE,
+    REFERENCE_FILE,
+    ROLLED_BACK_FILE,
     LiveChangedError,
     NothingToRollBackError,
     StoreError,
@@ -55,7 +58,6 @@ __all__ = [
 ]
 
 LAST_FILE = "last"
-ROLLED_BACK_FILE = "rolled-back"
 DELETED_FILE = "deleted"
 LOCKS = ".locks"
 STAGING = ".staging"
@@ -133,12 +135,25 @@ class Store(StoreReader):
         """Make a version live after verifying it; the one before it becomes what rollback goes to."""
         self._promote(name, version)
 
-    def promote_first(self, name: str, version: int, over: int | None) -> None:
+    def promote_first(
+        self,
+        name: str,
+        version: int,
+        over: int | None,
+        *,
+        among: Sequence[int] | None = None,
+        best: int | None = None,
+        reset: bool = False,
+    ) -> None:
         """Make a version live that was judged beside the live one, `over`; LiveChangedError when another is live now.
 
-        A version that was live before is left as it is: what others have decided since stands.
+        With `among` the error is raised, too, when `contenders` gives other versions than those. `best` is the one of
+        them, or the version itself, that was measured to be the best: the new reference. With `reset` the version
+        becomes the reference whatever was live before. A version that was live before is left as it is: what others
+        have decided since stands.
         """
-        self._promote(name, version, [] if over is None else [over])
+        history = [] if over is None else [over]
+        self._promote(name, version, history, among=among, best=best, reset=reset)
 
     def rollback(self, name: str) -> int:
         """Make the previously live version live again and return its number."""
@@ -152,6 +167,7 @@ class Store(StoreReader):
             history = self.live_history(name)
             left, kept = history[: history.index(back_to)], history[history.index(back_to) :]
             self._write_numbers(name, ROLLED_BACK_FILE, sorted({*self._rolled_back(name), *left}))
+            self._write_contenders(name, [*self.contenders(name), back_to])
             self._point(name, kept)
         return back_to
 
@@ -162,16 +178,16 @@ class Store(StoreReader):
             self._delete(name, version)
 
     def prune(self, name: str, keep: int = 5) -> list[int]:
-        """Remove all but the newest `keep` versions, the live one and the one rollback goes to; the removed ones.
+        """Remove all but the newest `keep` versions, the live one, the reference and the one rollback goes to.
 
-        What dead processes have left in the staging folder goes too.
+        The numbers of the removed ones are returned. What dead processes have left in the staging folder goes too.
         """
         if not self.versions(name):
             raise VersionNotFoundError(f"there is no model {name}")
         with self._writing(f"{name} was not pruned to the end"), self._locked(name):
             there = self.versions(name)
             protected = {self.live(name), self.previous(name), *there[len(there) - min(max(keep, 0), len(there)) :]}
-            protected.add(candidate_of(self._model(name), self.live(name)))
+            protected |= {self.reference(name), candidate_of(self._model(name), self.live(name))}
             gone = [version for version in there if version not in protected]
             for version in gone:
                 self._delete(name, version)
@@ -198,7 +214,16 @@ class Store(StoreReader):
 
     # ------------------------------------------------------------------ inside
 
-    def _promote(self, name: str, version: int, over: list[int] | None = None) -> None:
+    def _promote(
+        self,
+        name: str,
+        version: int,
+        over: list[int] | None = None,
+        *,
+        among: Sequence[int] | None = None,
+        best: int | None = None,
+        reset: bool = False,
+    ) -> None:
         self.folder(name, version)
         with self._writing(f"{name} version {version} was not made live"), self._locked(name):
             history = self.live_history_or_empty(name)
@@ -207,7 +232,12 @@ class Store(StoreReader):
                     return
                 if history[:1] != over:
                     raise LiveChangedError(f"{name}: version {history[:1] or None} is live now, not {over or None}")
+            contenders = self.contenders(name)
+            if among is not None and contenders != list(among):
+                raise LiveChangedError(f"{name}: other versions have been live than {', '.join(map(str, among))}")
             self.verify(name, version)
+            first = [] if best is None else [best]
+            self._write_contenders(name, [version] if reset else [*first, *contenders, version])
             self._point(name, [version, *(old for old in history if old != version)])
 
     def _seed(self, source: Store, name: str) -> bool:
@@ -290,6 +320,9 @@ class Store(StoreReader):
     def _point(self, name: str, history: Iterable[int]) -> None:
         there = set(self.versions(name))
         self._write_numbers(name, LIVE_FILE, [version for version in history if version in there])
+
+    def _write_contenders(self, name: str, versions: Iterable[int]) -> None:
+        self._write_numbers(name, REFERENCE_FILE, dict.fromkeys(versions))
 
     def _write_numbers(self, name: str, file: str, numbers: Iterable[int]) -> None:
         disk.write(self._model(name) / file, "".join(f"{number}\n" for number in numbers))
