@@ -247,6 +247,12 @@ class Manifest(Record):
             seen["series"] = self.series.model_dump(include={"columns", "target", "horizon", "step_s"})
         return seen
 
+    def keeps_contract_of(self, other: Manifest) -> bool:
+        """Whether clients of `other` can use this version: the same contract, but for outputs that it gives besides."""
+        mine, theirs = self.contract, other.contract
+        added = all(output in mine["outputs"] for output in theirs["outputs"])
+        return added and {**mine, "outputs": None} == {**theirs, "outputs": None}
+
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
 

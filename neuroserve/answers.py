@@ -25,6 +25,14 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class Warning:  # noqa: A001 (the contract's word)
+    """Something that makes an answer less reliable: a stable `code`, and a sentence for people."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class DigitExplanation:
     """`saliency`: 28 rows of 28 weights 0..1; `input`: base64 of the 28x28 grey PNG that the model saw."""
 
@@ -41,6 +49,7 @@ class Digit:
     probabilities: tuple[float, ...]
     model: ModelRef
     explanation: DigitExplanation | None = None
+    warnings: tuple[Warning, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ class Topic:
     probabilities: dict[str, float]
     model: ModelRef
     explanation: TopicExplanation | None = None
+    warnings: tuple[Warning, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,7 @@ class Forecast:
     level: float
     model: ModelRef
     explanation: ForecastExplanation | None = None
+    warnings: tuple[Warning, ...] = ()
 
 
 @dataclass(frozen=True)

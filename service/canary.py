@@ -81,7 +81,7 @@ class Canaries:
             manifest = await self._loader.run(self._store.manifest, name, version)
             if live is None or version == live.version:
                 raise NotLiveError(f"{name} version {version} is live" if live else f"{name} has no live version")
-            if manifest.contract != live.manifest.contract:
+            if not manifest.keeps_contract_of(live.manifest):
                 raise OtherContractError(
                     f"{name} version {version} has other inputs, outputs or labels than version {live.version}"
                 )

@@ -11,7 +11,7 @@ as it is: what the parser made of it is kept, until the keys change that some of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -22,6 +22,7 @@ from service.errors import HeadTooLarge, RequestTimeout, ServiceError, Unreadabl
 from service.exchange import Desk, Direct, Exchange, Head, response
 from service.metrics import Metrics
 from service.security import Guard
+from service.warnings import Warned
 from service.wire import PROBLEM, Header, id_of, problem
 
 _MOST_HEADS, _MOST_HEAD_BYTES = 1_024, 2_048
@@ -132,6 +133,10 @@ class DirectProtocol(HttpToolsProtocol):
         if not exchange.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def count_warnings(self, warned: Sequence[Warned]) -> None:
+        """Count the warnings of an answer that was sent."""
+        self.metrics.warned(warned)
 
     def take_the_long_way(self, exchange: Exchange) -> None:
         """Give a request that was read already to the application, as uvicorn would have."""

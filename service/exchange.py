@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -15,7 +15,9 @@ from service.batch import Answer, Entrance, Part
 from service.engine import Runner
 from service.errors import InternalError, ServiceError
 from service.oip.errors import refusal
-from service.wire import JSON, Header, id_of
+from service.warnings import Warned, found_in
+from service.warnings import headers as warning_headers
+from service.wire import JSON, Header, dumps, id_of
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +26,18 @@ MOST_SHORT_BYTES = 65_536
 
 
 class Body(NamedTuple):
-    """What a response holds: JSON, if nothing else is said."""
+    """What a response holds: JSON, if nothing else is said; `warned` are the warnings in it, to be counted."""
 
     content: bytes
     content_type: bytes = JSON
     headers: Sequence[Header] = ()
+    warned: Sequence[Warned] = ()
+
+
+def body_of(content: dict[str, Any]) -> bytes | Body:
+    """The JSON body of an answer, with a header where it carries warnings."""
+    warned = found_in(content)
+    return Body(dumps(content), headers=warning_headers(warned), warned=warned) if warned else dumps(content)
 
 
 class Ready(NamedTuple):
@@ -90,6 +99,9 @@ class Line(Protocol):
     def finish(self, exchange: Exchange, status: int, response: bytes) -> None:
         """Write an exchange's response, and let the connection go on."""
 
+    def count_warnings(self, warned: Sequence[Warned]) -> None:
+        """Count the warnings of an answer that was sent."""
+
     def take_the_long_way(self, exchange: Exchange) -> None:
         """Give a request that was read already to the application."""
 
@@ -148,6 +160,8 @@ class Exchange:
         headers = explaining_headers([answer])
         if isinstance(body, Body):
             self._send(200, body.content_type, body.content, [*headers, *body.headers])
+            if body.warned:
+                self.line.count_warnings(body.warned)
         else:
             self._send(200, JSON, body, headers)
 

@@ -26,6 +26,7 @@ from service.drift import DriftMetrics
 from service.oip.statistics import Totals, aliases
 from service.tally import SECONDS, Tally
 from service.tracing import BatchSpans
+from service.warnings import Warned
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -70,6 +71,9 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=at,
         )
+        self.warnings = Counter(
+            "neuroserve_warnings", "Warnings that answers carried, once a row", ["model", "code"], registry=at
+        )
         self.tally = Tally(at)
         self.spans: BatchSpans | None = None  # where requests are traced
         self.canaries = CanaryMetrics(at)
@@ -82,6 +86,11 @@ class Metrics:
         if child is None:
             child = self._request_children[route, status] = self.request_seconds.labels(route, str(status))
         child.observe(seconds)
+
+    def warned(self, warned: Iterable[Warned]) -> None:
+        """Count the warnings of an answer that was sent."""
+        for model, code in warned:
+            self.warnings.labels(model, code).inc()
 
     def batch(self, model: str, report: BatchReport) -> None:
         """Count one finished batch."""

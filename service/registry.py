@@ -38,7 +38,7 @@ class Registry:
             recipe.kind: recipe.networks[recipe.default_network].model for recipe in reversed(recipes.tasks.values())
         }
         self._settings = settings
-        self._metrics = metrics
+        self.metrics = metrics
         self._loader = Loader()
         self.canaries = Canaries(store, settings, metrics, self._loader)
         self.trials = self.canaries.trials
@@ -139,7 +139,7 @@ class Registry:
         return found
 
     def _open(self, name: str) -> Slot:
-        slot = Slot(name, self.store, self.device, self._loader, self._settings, self._metrics)
+        slot = Slot(name, self.store, self.device, self._loader, self._settings, self.metrics)
         self._slots[name] = slot
         self._stamps[name] = self._stamp(name)
         return slot

@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from time import perf_counter
 from typing import Protocol
 
 from models.manifest import Manifest
 from models.store import Store, StoreError, VersionDamagedError, VersionNotFoundError
 from service import engine
+from service.answers import Classifier
 from service.batch import BatchReport, Queue
 from service.batcher import Batcher
 from service.device import Device, DeviceError
@@ -21,6 +23,7 @@ from service.inputs.text import TextEncoder
 from service.loader import Loader
 from service.metrics import Metrics
 from service.settings import Settings
+from service.warnings import OutlierCheck
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,16 @@ class Loaded:
     @property
     def version(self) -> int:
         return self.engine.version
+
+    @cached_property
+    def outliers(self) -> OutlierCheck:
+        """What tells rows that are not like the version's training data."""
+        return OutlierCheck(self.manifest)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """What reads the answers of a classifier."""
+        return Classifier(self.manifest)
 
 
 def load_version(store: Store, name: str, version: int, device: Device) -> Loaded:

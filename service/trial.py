@@ -89,7 +89,11 @@ class Trial:
         self._on_lost = on_lost
         self._below = order.percent * _SHARES / 100
         self._salt = f"{slot.name}/{order.version}/".encode()
-        self._reading = Reading(candidate.manifest)
+        candidates = Reading(candidate.manifest)
+        self._readings: dict[Side, Reading] = {
+            "live": Reading(slot.live.manifest) if slot.live is not None else candidates,
+            "candidate": candidates,
+        }
         self._tasks: set[asyncio.Task[None]] = set()
         self._rereading = 0
         rows = settings.max_batch_rows
@@ -128,7 +132,7 @@ class Trial:
             queue_ms=slowest.queue_ms,
             run_ms=slowest.run_ms,
             batch_rows=slowest.batch_rows,
-            certainty=sum(self._reading.certainty(answer.outputs) for answer in answers),
+            certainty=sum(self._readings[side].certainty(answer.outputs) for answer in answers),
         )
         return True
 
@@ -166,7 +170,8 @@ class Trial:
         counted = [self.answered("live", [live]), self.answered("candidate", [candidate])]
         if not all(counted):
             return
-        agreed, shift, difference = self._reading.compare(live.outputs, candidate.outputs)
+        mine, theirs = self._readings["live"], self._readings["candidate"]
+        agreed, shift, difference = mine.compare(live.outputs, candidate.outputs, theirs)
         rows = len(live.outputs[0])
         for what, number in (("compared_rows", rows), ("agreed", agreed), ("shift", shift), ("difference", difference)):
             self.tally.count(what, number)

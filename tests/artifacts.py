@@ -7,6 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.manifest import (
+    Doubt,
     FileEntry,
     Golden,
     Manifest,
@@ -19,6 +20,49 @@ from models.store import Store
 
 DIGIT_INPUTS = [TensorSpec(name="pixels", dtype="uint8", shape=["batch", 28, 28])]
 DIGIT_OUTPUTS = [TensorSpec(name="probabilities", dtype="float32", shape=["batch", 10])]
+
+
+OUTLIER_OUTPUT = TensorSpec(name="outlier", dtype="float32", shape=["batch"])
+DOUBT = Doubt(threshold=0.5)
+
+
+def doubting_graph(path: Path, favourite: int) -> None:
+    """As `digit_graph`, but the pixel in the middle, from 0 to 255, is the probability that it shows no digit."""
+    rows = np.full((1, 10), 0.01, np.float32)
+    rows[0, favourite] = 0.91
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Slice", ["floats", "begin", "end", "axes"], ["middle"]),
+        helper.make_node("Div", ["middle", "most"], ["share"]),
+        helper.make_node("Reshape", ["share", "column_shape"], ["column"]),
+        helper.make_node("Sub", ["one", "column"], ["rest"]),
+        helper.make_node("Mul", ["rest", "rows"], ["known"]),
+        helper.make_node("Mul", ["column", "tenth"], ["unknown"]),
+        helper.make_node("Add", ["known", "unknown"], ["probabilities"]),
+        helper.make_node("Reshape", ["share", "row_shape"], ["outlier"]),
+    ]
+    constants = {
+        "begin": np.array([14, 14], np.int64),
+        "end": np.array([15, 15], np.int64),
+        "axes": np.array([1, 2], np.int64),
+        "most": np.array(255, np.float32),
+        "one": np.array(1, np.float32),
+        "tenth": np.array(0.1, np.float32),
+        "column_shape": np.array([-1, 1], np.int64),
+        "row_shape": np.array([-1], np.int64),
+        "rows": rows,
+    }
+    graph = helper.make_graph(
+        nodes,
+        "digit",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 28, 28])],
+        [
+            helper.make_tensor_value_info("outlier", TensorProto.FLOAT, ["batch"]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 10]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
 
 
 def digit_graph(path: Path, favourite: int) -> None:
@@ -78,3 +122,11 @@ def publish(store: Store, name: str = "digit-cnn", favourite: int = 0, **changes
     staged = store.stage()
     digit_graph(staged / "model.onnx", favourite)
     return store.publish(staged, draft(name, favourite, **changes)).version
+
+
+def publish_doubting(store: Store, name: str = "digit-cnn", favourite: int = 0) -> int:
+    """Publish a version whose graph has the output `outlier`, before its probabilities; its number."""
+    staged = store.stage()
+    doubting_graph(staged / "model.onnx", favourite)
+    outputs = [OUTLIER_OUTPUT, *DIGIT_OUTPUTS]
+    return store.publish(staged, draft(name, favourite, outputs=outputs, doubt=DOUBT)).version

@@ -61,7 +61,7 @@ async def saliency(prober: Prober, pixels: Array, probabilities: Array) -> Array
         if not len(windows) or budget < 0:
             break
         altered = np.where(windows, np.uint8(0), left).reshape(-1, _SIDE, _SIDE)
-        heights = log_odds((await prober.run({name: altered}))[0], label)
+        heights = log_odds(await prober.probabilities({name: altered}), label)
         drops = height - heights
         rest = np.maximum(drops @ windows, 0.0) / np.maximum(windows.sum(0), 1) * left
         best = int((drops / np.sqrt((windows & (left > 0)).sum(1))).argmax())

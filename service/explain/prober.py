@@ -34,6 +34,7 @@ class Prober:
 
     def __init__(self, batcher: Queue, loaded: Loaded, *, deadline: float, gone: Callable[[], bool]) -> None:
         self.manifest = loaded.manifest
+        self._loaded = loaded
         self._batcher = batcher
         self._engine = loaded.engine
         self._deadline = deadline
@@ -55,6 +56,10 @@ class Prober:
             part = Part(some, min(most, rows - at), length, altered=True)
             goes.append(await self._run(part))
         return goes[0] if len(goes) == 1 else [np.concatenate(each) for each in zip(*goes, strict=True)]
+
+    async def probabilities(self, inputs: Tensors, length: int = 0) -> Array:
+        """The probabilities float32 [rows, labels] of a classifier for such inputs; raises as `run` does."""
+        return (await self.run(inputs, length))[self._loaded.classifier.place]
 
     async def _run(self, part: Part) -> list[Array]:
         left_s = self._deadline - asyncio.get_running_loop().time()

@@ -57,8 +57,8 @@ async def _weights(prober: Prober, token_ids: Array, words: Array, count: int, p
 
     async def falls(groups: list[Array]) -> Array:
         hidden = np.stack([np.isin(words, group) for group in groups])
-        outputs = await prober.run({prober.manifest.inputs[0].name: _without(token_ids, hidden, pad)}, len(token_ids))
-        fall: Array = height - log_odds(outputs[0], label)
+        rows = {prober.manifest.inputs[0].name: _without(token_ids, hidden, pad)}
+        fall: Array = height - log_odds(await prober.probabilities(rows, len(token_ids)), label)
         return fall
 
     if count <= _MOST_ROWS:

@@ -14,14 +14,15 @@ from service.exchange import Body
 from service.oip import values
 from service.oip.contract import Query
 from service.oip.request import Wanted
+from service.warnings import PARAMETER, as_parameter
 from service.wire import dumps
 
 OCTETS = b"application/octet-stream"
 LENGTH_HEADER = b"inference-header-content-length"
 
 
-def reply(manifest: Manifest, query: Query, answers: Sequence[Answer]) -> Body:
-    """The response to a request whose parts have these answers, in order."""
+def reply(manifest: Manifest, query: Query, answers: Sequence[Answer], codes: Sequence[Sequence[str]] = ()) -> Body:
+    """The response to a request whose parts have these answers, in order; `codes` are the warnings of its rows."""
     found, tail = [], []
     for tensor, data in tensors(manifest, query, answers):
         if isinstance(data, bytes):
@@ -33,6 +34,8 @@ def reply(manifest: Manifest, query: Query, answers: Sequence[Answer]) -> Body:
     content: dict[str, Any] = {"model_name": manifest.name, "model_version": str(answers[0].version)}
     if query.asked.id is not None:
         content["id"] = query.asked.id
+    if codes:
+        content["parameters"] = {PARAMETER: as_parameter(codes)}
     content["outputs"] = found
     head = dumps(content)
     if not tail:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from service.inputs.series import LARGEST
 from service.oip import values
 from service.oip.errors import invalid
 from service.oip.request import Asked, Tensor, Wanted
+from service.warnings import Code
 
 _WEEK_HOURS = 168
 MostRows = Callable[[int], int]
@@ -28,11 +29,12 @@ class Output(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A request that has passed every check."""
+    """A request that has passed every check; `codes` are the warnings of each row, or empty where no row has one."""
 
     asked: Asked
     outputs: list[Output]
     parts: list[Part]
+    codes: Sequence[Sequence[Code]] = ()
 
 
 class Contract:

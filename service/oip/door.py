@@ -17,6 +17,8 @@ from service.oip.contract import Contract, Query
 from service.registry import Registry
 from service.settings import Settings
 from service.slot import Loaded
+from service.warnings import Warned, codes_by_row
+from service.warnings import headers as warning_headers
 from service.wire import Header
 
 _LARGEST_VERSION = 2**31 - 1
@@ -93,14 +95,38 @@ class Door:
         asked = query.asked.timeout_s
         return self.deadline_s if asked is None else min(asked, self.deadline_s)
 
+    @staticmethod
+    def codes(loaded: Loaded, query: Query, answers: Sequence[Answer]) -> list[list[str]]:
+        """The codes of the warnings of each row; an empty list where no row has one."""
+        if loaded.outliers.place is None and not query.codes:
+            return []
+        outliers = [loaded.outliers.rows(answer.outputs) for answer in answers]
+        if not any(outliers) and not query.codes:
+            return []
+        counts = [len(answer.outputs[0]) for answer in answers]
+        judged = [
+            [warning.code] if warning else []
+            for count, found in zip(counts, outliers, strict=True)
+            for warning in (found or [None] * count)
+        ]
+        return codes_by_row(sum(counts), query.codes, judged)
+
+    def warned(self, loaded: Loaded, codes: Sequence[Sequence[str]]) -> list[Warned]:
+        """The warnings of an answer's rows, as they are counted."""
+        return [Warned(loaded.manifest.name, code) for row in codes for code in row]
+
     def reply(self, loaded: Loaded, query: Query, takes: bytes | None, answers: Sequence[Answer]) -> Body:
         """The response, packed if the client takes it so and it is worth it."""
-        body = answer.reply(loaded.manifest, query, answers)
+        codes = self.codes(loaded, query, answers)
+        body = answer.reply(loaded.manifest, query, answers, codes)
+        if codes:
+            warned = self.warned(loaded, codes)
+            body = body._replace(headers=[*body.headers, *warning_headers(warned)], warned=warned)
         packed = compression.pack(body.content, takes) if takes is not None else None
         if packed is None or takes is None:
             return body
         headers = [*body.headers, (b"content-encoding", takes), (b"vary", b"accept-encoding")]
-        return Body(packed, body.content_type, headers)
+        return body._replace(content=packed, headers=headers)
 
     def renderer(self, loaded: Loaded, query: Query, takes: bytes | None) -> functools.partial[Body]:
         """`reply` for one answer that is still to come."""

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from starlette.types import Scope
 
-from models.manifest import Manifest
-from service.answers import digits, model_of
+from service.answers import Classifier
 from service.batch import Answer, Part
 from service.engine import Array
 from service.errors import InvalidInput, Location, ServiceError, UnreadableBody, attempt
-from service.exchange import Decoded, Ready, Request
+from service.exchange import Body, Decoded, Ready, Request, body_of
 from service.explain.digit import explain
 from service.inputs import forms, image, numbers
 from service.inputs.fields import (
@@ -31,7 +30,8 @@ from service.inputs.fields import (
     unsupported,
 )
 from service.routes.endpoint import Endpoint, Gone
-from service.wire import dumps, header, media_type, parse_json
+from service.warnings import Findings
+from service.wire import header, media_type, parse_json
 
 _MISSPELT = frozenset({"image/jpg", "image/tif", "image/x-png", "image/x-ms-bmp"})
 """Not registered, but many clients send them; the bytes tell what a picture is anyway."""
@@ -68,11 +68,11 @@ class Digit(Endpoint):
         await self.registry.model("image", asked.model, asked.version)  # an unknown model is told first
         content_type = header(scope, b"content-type") or b""
         pixels = (await self._pixels(content_type, body))[np.newaxis]
-        manifest, answer, reasons = await self.run(pixels, asked, gone)
-        return {**_told(manifest, answer), **reasons[0]}, [answer]
+        classifier, answer, reasons = await self.run(pixels, asked, gone)
+        return {**_told(classifier, (), answer), **reasons[0]}, [answer]
 
-    async def run(self, pixels: Array, asked: Asked, gone: Gone) -> tuple[Manifest, Answer, list[dict[str, Any]]]:
-        """Pixels uint8 [rows, 28, 28] to an answer whose first output is probabilities [rows, 10].
+    async def run(self, pixels: Array, asked: Asked, gone: Gone) -> tuple[Classifier, Answer, list[dict[str, Any]]]:
+        """Pixels uint8 [rows, 28, 28] to an answer, and what reads it.
 
         The dictionaries, one for each row, hold its `explanation` where it was asked for.
         """
@@ -80,13 +80,13 @@ class Digit(Endpoint):
         part = Part({loaded.manifest.inputs[0].name: pixels}, len(pixels))
         if not asked.explain:
             (future,) = slot.batcher.submit(loaded.engine, [part], timeout_s=self.timeout_s, gone=gone)
-            return loaded.manifest, await future, [{}] * len(pixels)
+            return loaded.classifier, await future, [{}] * len(pixels)
         with slot.batcher.hold(loaded.engine):
             prober = self.prober(slot, loaded, gone)
             (future,) = slot.batcher.submit(loaded.engine, [part], timeout_s=self.timeout_s, gone=gone)
             answer = await future
-            rows = zip(pixels, answer.outputs[0], strict=True)
-            return loaded.manifest, answer, [{"explanation": await explain(prober, *row)} for row in rows]
+            rows = zip(pixels, loaded.classifier.probabilities(answer), strict=True)
+            return loaded.classifier, answer, [{"explanation": await explain(prober, *row)} for row in rows]
 
     async def _pixels(self, content_type: bytes, body: bytes) -> Array:
         found = self._picture(content_type, body)
@@ -101,7 +101,7 @@ class Digit(Endpoint):
         if there is None:
             return [None] * len(requests)
         slot, loaded = there
-        name, render = loaded.manifest.inputs[0].name, functools.partial(self._render, loaded.manifest)
+        name, render = loaded.manifest.inputs[0].name, functools.partial(self._render, loaded.classifier, ())
         return [
             Ready(slot.batcher, loaded.engine, Part({name: found}, len(found)), render)
             if isinstance(found, np.ndarray)
@@ -110,8 +110,8 @@ class Digit(Endpoint):
         ]
 
     @staticmethod
-    def _render(manifest: Manifest, answer: Answer) -> bytes:
-        return dumps(_told(manifest, answer))
+    def _render(classifier: Classifier, findings: Sequence[Findings], answer: Answer) -> bytes | Body:
+        return body_of(_told(classifier, findings, answer))
 
     def _rows_at_once(self, requests: Sequence[Request]) -> list[Array | ServiceError | None]:
         """Each request's pixels [1, 28, 28]; None for large pictures. Those in MNIST's form are recognised together."""
@@ -157,13 +157,13 @@ class DigitBatch(Digit):
         pixels = await self._pixels(header(scope, b"content-type") or b"", body)
         if asked.explain:
             check_explained(len(pixels), ("query", "explain"))
-        manifest, answer, reasons = await self.run(pixels, asked, gone)
-        predictions = [{**told, **reason} for told, reason in zip(digits(answer.outputs[0]), reasons, strict=True)]
-        return {"predictions": predictions, "model": model_of(manifest)}, [answer]
+        classifier, answer, reasons = await self.run(pixels, asked, gone)
+        predictions = [{**told, **reason} for told, reason in zip(classifier.digits(answer), reasons, strict=True)]
+        return {"predictions": predictions, "model": classifier.model}, [answer]
 
     @staticmethod
-    def _render(manifest: Manifest, answer: Answer) -> bytes:
-        return dumps({"predictions": digits(answer.outputs[0]), "model": model_of(manifest)})
+    def _render(classifier: Classifier, findings: Sequence[Findings], answer: Answer) -> bytes | Body:
+        return body_of({"predictions": classifier.digits(answer, findings), "model": classifier.model})
 
     def _rows_at_once(self, requests: Sequence[Request]) -> list[Array | ServiceError | None]:
         """Each request's pixels [n, 28, 28]; None where a picture is not in MNIST's form."""
@@ -217,8 +217,8 @@ def _stacked(pictures: Sequence[Array | None]) -> Array | None:
     return np.stack(found) if len(found) == len(pictures) else None
 
 
-def _told(manifest: Manifest, answer: Answer) -> dict[str, Any]:
-    return {**digits(answer.outputs[0])[0], "model": model_of(manifest)}
+def _told(classifier: Classifier, findings: Sequence[Findings], answer: Answer) -> dict[str, Any]:
+    return {**classifier.digits(answer, findings)[0], "model": classifier.model}
 
 
 def _content(body: bytes) -> dict[str, Any]:

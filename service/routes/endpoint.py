@@ -20,6 +20,8 @@ from service.passage import Passage, key_of
 from service.registry import Registry
 from service.settings import Settings
 from service.slot import Loaded, Place
+from service.warnings import found_in
+from service.warnings import headers as warning_headers
 from service.wire import ClientGone, header, leaver, read_body, send_json
 
 Gone = Callable[[], bool]
@@ -64,10 +66,13 @@ class Endpoint:
                 raise
             return  # the batcher gave the place of a client who had left to others
         else:
+            warned = found_in(content)
+            headers = [*explaining_headers(answers), *warning_headers(warned)]
+            self.registry.metrics.warned(warned)
             if passage is None:
-                await send_json(send, 200, content, explaining_headers(answers))
+                await send_json(send, 200, content, headers)
             else:
-                await send_json(send, 200, content, [*explaining_headers(answers), *passage.headers])
+                await send_json(send, 200, content, [*headers, *passage.headers])
                 passage.afterwards(functools.partial(self.answer, scope, body, _stays))
 
     async def off_loop(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -87,6 +87,7 @@ class Infer(Endpoint):
                 raise
             self.door.count(loaded, None, perf_counter() - started)  # its place went to others
         else:
+            self.registry.metrics.warned(body.warned)
             headers = [*explaining_headers(answers), *body.headers, *(passage.headers if passage is not None else ())]
             await send_bytes(send, 200, body.content, body.content_type, headers)
             if passage is not None:

@@ -12,11 +12,11 @@ import numpy as np
 from starlette.types import Scope
 
 from models.manifest import Kind
-from service.answers import forecast, topic
+from service.answers import forecast
 from service.batch import Answer, Part
 from service.engine import Engine, Tensors
 from service.errors import Location, attempt
-from service.exchange import Decoded, Ready, Request
+from service.exchange import Body, Decoded, Ready, Request, body_of
 from service.explain import series as series_reasons
 from service.explain import text as text_reasons
 from service.explain.prober import Prober
@@ -24,7 +24,8 @@ from service.inputs import numbers, series
 from service.inputs.fields import asked_in_body, check_explained, items_of, json_object, one_of, require_json
 from service.routes.endpoint import Endpoint, Gone
 from service.slot import Loaded, Place
-from service.wire import dumps, header, parse_json
+from service.warnings import NOTHING, Findings
+from service.wire import header, parse_json
 
 _ONE_OF = ("text", "values")
 _OPTIONS = ("model", "version", "explain")
@@ -43,6 +44,7 @@ class _Row(NamedTuple):
     times: list[str]
     sent: Any
     explain: bool
+    findings: Findings = NOTHING
 
 
 class _Asked(NamedTuple):
@@ -110,7 +112,8 @@ class Sequences(Endpoint):
         if encoder is not None:
             ids = row.part.inputs[manifest.inputs[0].name][0]
             offsets = await self.off_loop(encoder.offsets, row.sent)
-            return await text_reasons.explain(prober, row.sent, ids, offsets, answer.outputs[0][0])
+            (probabilities,) = row.loaded.classifier.probabilities(answer)
+            return await text_reasons.explain(prober, row.sent, ids, offsets, probabilities)
         mean = [spec.name for spec in manifest.outputs].index("mean")
         return await series_reasons.explain(prober, row.part.inputs, len(row.sent), answer.outputs[mean][0])
 
@@ -184,12 +187,12 @@ def _content(body: bytes) -> Any:
     return parse_json(body) if read is None else {**read[1], "values": read[0]}
 
 
-def _render(row: _Row, answer: Answer) -> bytes:
-    return dumps(_prediction(row, answer))
+def _render(row: _Row, answer: Answer) -> bytes | Body:
+    return body_of(_prediction(row, answer))
 
 
 def _prediction(row: _Row, answer: Answer) -> dict[str, Any]:
     manifest = row.loaded.manifest
     if manifest.kind == "text":
-        return topic(answer.outputs[0][0], manifest)
-    return forecast([output[0] for output in answer.outputs], row.times, manifest)
+        return row.loaded.classifier.topic(answer, row.findings)
+    return forecast([output[0] for output in answer.outputs], row.times, manifest, row.findings)

@@ -13,6 +13,7 @@ from service.oip.contract import Query
 from service.oip.errors import invalid
 from service.oip.request import Asked
 from service.oip.rpc.messages import ModelInferRequest, ModelInferResponse
+from service.warnings import PARAMETER, as_parameter
 
 _FIELDS = {"BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
            "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
@@ -61,11 +62,16 @@ def asked(message: Any) -> tuple[Asked, bytes]:
     return request.asked_for(content), raws[0] if len(raws) == 1 else b"".join(raws)
 
 
-def response(manifest: Manifest, query: Query, answers: Sequence[Answer]) -> Any:
-    """The ModelInferResponse to a request whose parts have these answers; all outputs raw, or all typed."""
+def response(manifest: Manifest, query: Query, answers: Sequence[Answer], codes: Sequence[Sequence[str]] = ()) -> Any:
+    """The ModelInferResponse to a request whose parts have these answers; all outputs raw, or all typed.
+
+    `codes` are the warnings of its rows.
+    """
     raw = any(output.wanted.binary for output in query.outputs)
     outputs = [output._replace(wanted=output.wanted._replace(binary=raw)) for output in query.outputs]
     found = ModelInferResponse(model_name=manifest.name, model_version=str(answers[0].version), id=query.asked.id or "")
+    if codes:
+        found.parameters[PARAMETER].string_param = as_parameter(codes)
     for tensor, data in answer.tensors(manifest, query._replace(outputs=outputs), answers):
         output = found.outputs.add(**tensor)
         if isinstance(data, bytes):

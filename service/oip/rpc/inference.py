@@ -22,6 +22,8 @@ from service.passage import Passage
 from service.registry import Registry
 from service.settings import Settings
 from service.slot import Loaded, Place
+from service.warnings import Warned
+from service.warnings import headers as warning_headers
 from service.wire import Header
 
 P = ParamSpec("P")
@@ -50,6 +52,13 @@ class _Request(NamedTuple):
     asked: Asked
     raw: bytes
     is_long: bool
+
+
+class _Response(NamedTuple):
+    """A ModelInferResponse, and the warnings in it."""
+
+    message: Any
+    warned: Sequence[Warned]
 
 
 class Inference:
@@ -96,16 +105,22 @@ class Inference:
         told = functools.partial(self._told, request, caller.time_remaining)
         if request.version is not None or request.name not in self._registry.trials:
             response, answers = await told()
-            return response, explaining_headers(answers)
+            return response.message, [*explaining_headers(answers), *self._count_warnings(response.warned)]
         passage = Passage(caller.key)
         response, answers = await passage.run(told)
         again = functools.partial(self._told, request, _for_ever)
         asyncio.get_running_loop().call_soon(passage.afterwards, again)
-        return response, [*explaining_headers(answers), *passage.headers]
+        warnings = self._count_warnings(response.warned)
+        return response.message, [*explaining_headers(answers), *warnings, *passage.headers]
+
+    def _count_warnings(self, warned: Sequence[Warned]) -> list[Header]:
+        """Count the warnings of an answer; the header that names them."""
+        self._registry.metrics.warned(warned)
+        return warning_headers(warned)
 
     async def _told(
         self, request: _Request, time_remaining: Callable[[], float | None]
-    ) -> tuple[Any, Sequence[Answer]]:
+    ) -> tuple[_Response, Sequence[Answer]]:
         """The response, and the answers in it."""
         place, loaded = await self._place(request)
         if request.is_long:
@@ -121,7 +136,9 @@ class Inference:
             timeout_s = min(timeout_s, remaining)
         futures = place.batcher.submit(loaded.engine, query.parts, timeout_s=timeout_s)
         answers = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
-        return conversion.response(loaded.manifest, query, answers), answers
+        codes = self._door.codes(loaded, query, answers)
+        message = conversion.response(loaded.manifest, query, answers, codes)
+        return _Response(message, self._door.warned(loaded, codes)), answers
 
     def _query(self, loaded: Loaded, request: _Request, most_rows: MostRows) -> Query:
         return self._door.contract(loaded).check(request.asked, request.raw, 0, most_rows)

@@ -1,0 +1,202 @@
+"""Warnings on every door: each code where it should be, once, and nowhere else."""
+
+import json
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.store import Store
+from neuroserve.client import Client as HttpClient
+from tests.artifacts import publish_doubting
+from tests.server import Server
+from tests.service.oip import infer, outputs
+from tests.service.rpc import Client, arrays, request
+
+NAME = "digit-cnn"
+INFER = f"/v2/models/{NAME}/infer"
+OUTLIER = "not_like_training_data"
+
+
+class Told(NamedTuple):
+    """What a door said of its rows: the codes and the probabilities of each, and the codes of the whole answer."""
+
+    codes: list
+    probabilities: list
+    header: str | None
+
+
+def bar(outlier):
+    """A bar uint8 [28, 28] that the doubting test model calls no digit with this probability."""
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[5:24, 13:16] = 255
+    pixels[14, 14] = round(255 * outlier)
+    return pixels
+
+
+def png(pixels):
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def told(answer):
+    """What the JSON of `/predict` said."""
+    assert answer.status_code == 200, answer.text
+    content = answer.json()
+    rows = content.get("predictions", [content])
+    assert all(row["warnings"] for row in rows if "warnings" in row)
+    codes = [[each["code"] for each in row.get("warnings", [])] for row in rows]
+    assert all(each["detail"].endswith(".") for row in rows for each in row.get("warnings", []))
+    return Told(codes, [row["probabilities"] for row in rows], answer.headers.get("X-Warnings"))
+
+
+def told_by_tensors(answer):
+    """What the Open Inference Protocol said over HTTP."""
+    found, content = outputs(answer)
+    probabilities = found["probabilities"]
+    parameters = content.get("parameters")
+    codes = json.loads(parameters["warnings"]) if parameters else [[]] * len(probabilities)
+    return Told(codes, probabilities.tolist(), answer.headers.get("X-Warnings"))
+
+
+def fast(server, pictures):
+    return told(server.client.post("/predict/digit", json={"pixels": pictures[0].tolist()}))
+
+
+def fast_file(server, pictures):
+    return told(server.client.post("/predict/digit", content=png(pictures[0]), headers={"Content-Type": "image/png"}))
+
+
+def asgi(server, pictures):
+    return told(server.client.post("/predict/digit?version=1", json={"pixels": pictures[0].tolist()}))
+
+
+def explained(server, pictures):
+    return told(server.client.post("/predict/digit?explain=true", json={"pixels": pictures[0].tolist()}))
+
+
+def batch(server, pictures):
+    return told(server.client.post("/predict/digit/batch", json={"pixels": [each.tolist() for each in pictures]}))
+
+
+def asgi_batch(server, pictures):
+    body = {"pixels": [each.tolist() for each in pictures]}
+    return told(server.client.post("/predict/digit/batch?version=1", json=body))
+
+
+def file_batch(server, pictures):
+    files = [("file", (f"{index}.png", png(each))) for index, each in enumerate(pictures)]
+    return told(server.client.post("/predict/digit/batch", files=files))
+
+
+def tensors(server, pictures, path=INFER, **options):
+    return told_by_tensors(server.client.post(path, **infer({"pixels": np.array(pictures)}, **options)))
+
+
+def tensors_as_json(server, pictures):
+    return tensors(server, pictures, binary=False)
+
+
+def tensors_both_ways(server, pictures):
+    return tensors(server, pictures, binary_out=True)
+
+
+def tensors_of_a_version(server, pictures):
+    return tensors(server, pictures, f"/v2/models/{NAME}/versions/1/infer")
+
+
+def rpc(server, pictures):
+    with Client(server) as client:
+        response, trailing = client.infer(request(NAME, {"pixels": np.array(pictures)}))
+    said = response.parameters
+    codes = json.loads(said["warnings"].string_param) if "warnings" in said else [[]] * len(pictures)
+    return Told(codes, arrays(response)["probabilities"].tolist(), trailing.get("x-warnings"))
+
+
+def streamed(server, pictures):
+    with Client(server) as client:
+        (answer,) = client.stream(iter([request(NAME, {"pixels": np.array(pictures)})]))
+    response = answer.infer_response
+    said = response.parameters
+    codes = json.loads(said["warnings"].string_param) if "warnings" in said else [[]] * len(pictures)
+    found = list(dict.fromkeys(code for row in codes for code in row))
+    return Told(codes, arrays(response)["probabilities"].tolist(), ", ".join(found) or None)
+
+
+ONE = [fast, fast_file, asgi, explained]
+MANY = [batch, asgi_batch, file_batch, tensors, tensors_as_json, tensors_both_ways, tensors_of_a_version, rpc, streamed]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One process whose live digit model doubts."""
+    state = tmp_path_factory.mktemp("warnings")
+    store = Store(state / "models")
+    publish_doubting(store)
+    store.promote(NAME, 1)
+    with Server(state, workers=1, grpc_port=0) as server:
+        yield server
+
+
+def counted(server, code=OUTLIER, model=NAME):
+    """How often answers of the model carried the code, by the metric."""
+    line = f'neuroserve_warnings_total{{code="{code}",model="{model}"}} '
+    return sum(float(row.removeprefix(line)) for row in server.client.get("/metrics").text.splitlines() if line in row)
+
+
+@pytest.mark.parametrize("door", ONE)
+def test_one_picture_is_warned_of_by_the_models_own_doubt(server, door):
+    """Above the threshold every door warns once and counts once; the probabilities are the graph's, and hold doubt."""
+    before = counted(server)
+    clear = door(server, [bar(0.2)])
+    assert (clear.codes, clear.header) == ([[]], None)
+    doubted = door(server, [bar(0.8)])
+    assert (doubted.codes, doubted.header) == ([[OUTLIER]], OUTLIER)
+    outlier = round(255 * 0.8) / 255
+    assert max(doubted.probabilities[0]) == pytest.approx((1 - outlier) * 0.91 + outlier / 10, abs=1e-6)
+    assert sum(doubted.probabilities[0]) == pytest.approx(1, abs=1e-6)
+    assert counted(server) == before + 1
+
+
+@pytest.mark.parametrize("door", MANY)
+def test_each_row_of_many_has_warnings_of_its_own(server, door):
+    """The whole answer names each code once, however many rows have it; the metric counts every row."""
+    before = counted(server)
+    clear = door(server, [bar(0.1)] * 3)
+    assert (clear.codes, clear.header) == ([[]] * 3, None)
+    mixed = door(server, [bar(0.1), bar(0.9), bar(0.3), bar(1)])
+    assert (mixed.codes, mixed.header) == ([[], [OUTLIER], [], [OUTLIER]], OUTLIER)
+    assert max(mixed.probabilities[3]) == pytest.approx(0.1, abs=1e-6)
+    assert counted(server) == before + 2
+
+
+def test_the_client_hands_warnings_on(server):
+    """One picture and many; an answer without warnings has an empty tuple."""
+    with HttpClient(server.url) as client:
+        assert client.predict_digit(bar(0.1)).warnings == ()
+        (warning,) = client.predict_digit(bar(0.9)).warnings
+        assert (warning.code, "training data" in warning.detail) == (OUTLIER, True)
+        found = client.predict_digits([bar(0.1), bar(0.9)])
+        assert [[each.code for each in one.warnings] for one in found] == [[], [OUTLIER]]
+
+
+def test_ten_answers_are_counted_ten_times(server):
+    """The same picture again and again, on the fast path and over tensors, is warned of every time."""
+    before = counted(server)
+    for _ in range(10):
+        assert fast(server, [bar(0.9)]).codes == [[OUTLIER]]
+        assert tensors(server, [bar(0.9)]).codes == [[OUTLIER]]
+    assert counted(server) == before + 20
+
+
+def test_the_metadata_names_both_outputs(server):
+    """A client that asks for nothing gets both outputs; one that asks for the outlier probability alone gets that."""
+    names = {each["name"] for each in server.client.get(f"/v2/models/{NAME}").json()["outputs"]}
+    assert names == {"probabilities", "outlier"}
+    asked = infer({"pixels": np.array([bar(0.8)])}, outputs=[{"name": "outlier"}])
+    found, content = outputs(server.client.post(INFER, **asked))
+    assert found["outlier"].tolist() == pytest.approx([0.8])
+    assert json.loads(content["parameters"]["warnings"]) == [[OUTLIER]]
