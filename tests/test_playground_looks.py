@@ -209,3 +209,38 @@ def test_the_documentation_pages_work_without_another_host(chromium, service, pa
         assert page.locator(shown).count() > 15
         page.click('header nav a[href="./"]')
         ready(page)
+
+
+OVERLAPS = """() => {
+  const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
+  const box = (node) => {
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    return range.getBoundingClientRect();
+  };
+  const tabs = all(".bar nav a"), rows = all(".bar-row, .dots > div").filter((row) => row.offsetParent);
+  const texts = [...tabs, ...rows.flatMap((row) => all(".name, .value", row))]
+    .filter((node) => node.textContent).map((node) => ({ text: node.textContent, ...box(node).toJSON() }));
+  const over = (a, b) =>
+    a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  return [
+    ...tabs.filter((tab) => box(tab).height > 30).map((tab) => tab.textContent),
+    ...texts.flatMap((a, i) => texts.slice(i + 1).filter((b) => over(a, b)).map((b) => `${a.text} / ${b.text}`)),
+  ];
+}"""
+SURE = """for (const value of document.querySelectorAll(".bar-row .value"))
+  if (value.textContent) value.textContent = "100.0%";"""
+
+
+@pytest.mark.parametrize("size", [PHONE, HD], ids=["phone", "desktop"])
+def test_no_text_is_printed_over_another_in_a_wide_font(chromium, service, size):
+    """Names and `100.0%` in DejaVu Sans, or any font as wide, have room in every list of bars and in the tabs."""
+    with visit(chromium, f"{service.url}/", viewport=size) as page:
+        wide = (
+            "s => { s.setProperty('--sans', '\\'DejaVu Sans\\', Verdana'); s.setProperty('letter-spacing', '.03em') }"
+        )
+        page.evaluate(f"({wide})(document.documentElement.style)")
+        for panel in ("digit", "text", "models"):
+            fill(page, panel)
+            page.evaluate(SURE)
+            assert page.evaluate(OVERLAPS) == [], panel

@@ -24,13 +24,13 @@ class Answer {
     this.sure = el("p", { class: "small soft sure" });
     this.bars = new Bars(el("div", { tLabel: "Probabilities" }));
     this.saw = canvas28("What the model saw");
-    this.map = canvas28("What it leans on");
+    this.map = canvas28("What it rests on");
     const choice = el("div", { class: "choice" });
     const pictures = el(
       "div",
       { class: "seen" },
       figure(this.saw, "What the model saw"),
-      figure(this.map, "What it leans on"),
+      figure(this.map, "What it rests on"),
     );
     const head = el("div", { class: "digit-head" }, el("div", {}, this.digit, this.sure), pictures);
     this.node = el("div", { class: "card answer" }, choice, head, this.bars.node);
@@ -76,7 +76,7 @@ class Answer {
 
   #show({ digit, confidence, probabilities }) {
     plain(this.digit, String(digit));
-    translate(this.sure, "sure to {p}", { p: () => percent(confidence) });
+    translate(this.sure, "{p} confident", { p: () => percent(confidence) });
     this.bars.show(probabilities.map((value, index) => [NAMES[index], value]));
   }
 

@@ -74,7 +74,7 @@ class Text {
 
   show({ label, confidence, probabilities, explanation }) {
     plain(this.label, label);
-    translate(this.sure, "sure to {p}", { p: () => percent(confidence) });
+    translate(this.sure, "{p} confident", { p: () => percent(confidence) });
     this.bars.show(Object.entries(probabilities));
     byId("text-words").replaceChildren(...explanation.words.map(wordOf));
     announce("It is about {label}.", { label });

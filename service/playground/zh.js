@@ -26,9 +26,9 @@ export default {
   "Version": "版本",
   "live: {n}": "在线：{n}",
   "Probabilities": "概率",
-  "sure to {p}": "把握 {p}",
-  "What the answer leans on": "判断的依据",
-  "What it leans on": "判断的依据",
+  "{p} confident": "把握 {p}",
+  "What the answer rests on": "判断的依据",
+  "What it rests on": "判断的依据",
   "{n} s": "{n} 秒",
   "{m} min {n} s": "{m} 分 {n} 秒",
   "{h} h {m} min": "{h} 小时 {m} 分",
@@ -73,7 +73,7 @@ export default {
 
   // the text
   "Type a headline": "输入一条标题",
-  "What is it about? Each word shows how much the answer leans on it.":
+  "What is it about? Each word shows how much the answer rests on it.":
     "它讲的是什么？每个词下面显示答案对它的依赖程度。",
   "Headline or short article, in English": "英文标题或短文",
   "Or take one of these:": "或者选一条：",
