@@ -29,6 +29,7 @@ from service.metrics import Metrics
 from service.middleware import Envelope
 from service.oip.errors import refusal
 from service.probes import Probes
+from service.proxies import Proxied
 from service.registry import Registry
 from service.routes import canary, drift, infer, models, open_inference, operations, playground, predict, train
 from service.security import Guard
@@ -44,10 +45,11 @@ class Application(FastAPI):
     """FastAPI behind the envelope: what the envelope answers itself never enters FastAPI's own layers."""
 
     envelope: Envelope
+    outermost: Proxied
     direct: Mapping[bytes, Direct]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.envelope(scope, receive, send)
+        await self.outermost(scope, receive, send)
 
 
 def create_app(settings: Settings) -> Application:
@@ -59,6 +61,7 @@ def create_app(settings: Settings) -> Application:
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,
+        redirect_slashes=False,
         telemetry=tracing.config if tracing is not None else OFF,
     )
     app.state.settings = settings
@@ -87,6 +90,7 @@ def create_app(settings: Settings) -> Application:
         access_log(settings),
         settings.max_body_bytes,
     )
+    app.outermost = Proxied(app.envelope, settings.root_path or "")
     app.direct = infer.Short(predict.short(fast), tensors) if tracing is None else {}
     if tracing is not None:
         app.state.metrics.spans = tracing.spans
@@ -113,6 +117,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await registry.start(device)
         stack.push_async_callback(app.state.jobs.close)
         stack.push_async_callback(app.state.probes.close)
+        app.state.guard.origins.look_up_own_name()
         watcher = asyncio.create_task(app.state.guard.watch(), name="key-watcher")
         stack.callback(watcher.cancel)
         yield

@@ -61,21 +61,23 @@ class Envelope:
         status = 0
         path = scope["path"]
         endpoint = self._fast.get(path) if scope["method"] == "POST" else None
+        origins = self._guard.origins
+        for_pages = origins.headers(path, scope["headers"])
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], *for_pages, (b"x-request-id", request_id)]
             await send(message)
 
         try:
-            key = self._guard.check(scope["method"], path, scope["headers"])
-            inner = endpoint or self._within_limit
-            if key is None or not self.limits.any or not is_prediction(path):
-                await inner(scope, receive, send_with_id)
-            else:
-                await self._limited(key, inner, scope, receive, send_with_id)
+            preflight = origins.preflight(scope["method"], path, scope["headers"])
+            if preflight is None:
+                await self._let_in(endpoint or self._within_limit, scope, receive, send_with_id)
+            else:  # a browser sends no key with it
+                await send_with_id({"type": "http.response.start", "status": 204, "headers": preflight})
+                await send_with_id({"type": "http.response.body", "body": b""})
         except ClientGone:
             status = 499
         except ServiceError as error:
@@ -98,6 +100,15 @@ class Envelope:
                     key=self._guard.name_of(scope["headers"]),
                     client=scope["client"][0] if scope.get("client") else None,
                 )
+
+    async def _let_in(self, inner: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request to `inner` if the guard and the limits of its key allow it."""
+        path, forwarded_host = scope["path"], scope["state"].get("forwarded_host")
+        key = self._guard.check(scope["method"], path, scope["headers"], forwarded_host)
+        if key is None or not self.limits.any or not is_prediction(path):
+            await inner(scope, receive, send)
+        else:
+            await self._limited(key, inner, scope, receive, send)
 
     async def _within_limit(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application, after a look at the body's length: not every route reads it before it does something."""

@@ -76,6 +76,7 @@ def install(app: FastAPI, settings: Settings, *, closed: bool) -> None:
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(_components())
             document["paths"] = {**_predict_paths(), **document["paths"]}
+            document["servers"] = [{"url": "./"}]  # beside the document, whatever prefix a proxy puts before it
             docs.complete(document, _HEADERS)
             if closed:
                 _ask_for_keys(document)

@@ -1,4 +1,4 @@
-"""Who may do what: every request is judged by its bearer key before its body is read.
+"""Who may do what: every request is judged by its bearer key, or by its origin, before its body is read.
 
 Keys come from the setting `NEUROSERVE_API_KEYS` (separated by commas) and from the file that
 `NEUROSERVE_API_KEYS_FILE` names (one a line), which is read again when it changes.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from service.errors import Forbidden, Unauthorized
 from service.keys import ADMIN, PREDICT, Key, KeyFormatError, one_each, parse_keys
+from service.origins import Origins
 from service.settings import Settings
 from service.wire import Header
 
@@ -23,26 +24,49 @@ log = logging.getLogger(__name__)
 
 ANY = "any"
 _WATCH_S = 0.5
-_OPEN = ("/health/", "/docs", "/redoc", "/openapi.json", "/playground/", "/v2/health/")
+_OPEN_PAGES = frozenset({"/", "/docs", "/redoc", "/openapi.json"})
+_OPEN_BELOW = ("/health/", "/v2/health/", "/docs/static/", "/playground/")
 """What needs no key: probes, and pages that show nothing but what is in the repository."""
+_ANY_KEY = frozenset({"/metrics", "/models", "/train/recipes"})
 _BEARER = b"bearer "
-_CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def needed_scope(method: str, path: str) -> str | None:
-    """The scope a request needs; `any` when every key will do, None when it needs no key."""
-    if path == "/" or path.startswith(_OPEN):
+    """The scope a request needs; `any` when every key will do, None when it needs no key.
+
+    What no rule names needs `admin`, so that a route is closed until somebody has thought about it.
+    """
+    if path in _OPEN_PAGES or path.startswith(_OPEN_BELOW):
         return None
     if is_prediction(path):
         return PREDICT
-    if _under(path, "/train") or (_under(path, "/models") and method in _CHANGING):
-        return ADMIN
-    return ANY
+    reads = method in _READING
+    if reads and (path in _ANY_KEY or _is_about_a_model(path.split("/"))):
+        return ANY
+    return ADMIN
 
 
 def is_prediction(path: str) -> bool:
-    """Whether a path asks a model."""
-    return _under(path, "/predict") or _under(path, "/v2")
+    """Whether a path asks a model, or what a model takes."""
+    if _under(path, "/predict") or _under(path, "/v1"):
+        return True
+    parts = path.split("/")[1:]
+    if parts[0] == "models":
+        return parts[2:] in (["predict"], ["predict", "batch"])
+    return parts == ["v2"] or parts[:2] == ["v2", "models"] or parts == ["v2", "repository", "index"]
+
+
+def _is_about_a_model(parts: list[str]) -> bool:
+    """Whether a path tells a model's names, labels and figures: the model itself, its drift, its split, its reports."""
+    if len(parts) < 3 or parts[1] != "models":
+        return False
+    rest = parts[3:]
+    return rest in ([], ["drift"], ["canary"]) or (len(rest) == 3 and (rest[0], rest[2]) == ("versions", "report"))
+
+
+def _is_public(method: str, path: str) -> bool:
+    return needed_scope(method, path) is None
 
 
 def _under(path: str, root: str) -> bool:
@@ -50,11 +74,12 @@ def _under(path: str, root: str) -> bool:
 
 
 class Guard:
-    """Judges every request by its key. With no key configured it lets everything pass."""
+    """Judges every request by its key. With no key configured it asks for a host and an origin that are known."""
 
     def __init__(self, settings: Settings) -> None:
         self._listed = parse_keys((settings.api_keys or "").split(","), "NEUROSERVE_API_KEYS")
         self._file = settings.api_keys_file
+        self.origins = Origins(settings.allowed_hosts, settings.cors_origins, settings.host, _is_public)
         self._stamp: tuple[int, int, int] | None = None
         self._told = ""
         self._changed: list[Callable[[], None]] = []
@@ -72,9 +97,15 @@ class Guard:
         """Have `call` called whenever other keys hold: what was let in before must be judged anew."""
         self._changed.append(call)
 
-    def check(self, method: str, path: str, headers: Iterable[Header]) -> Key | None:
-        """The key a request came with, or None where it needs none. Unauthorized or Forbidden say what is missing."""
+    def check(
+        self, method: str, path: str, headers: Iterable[Header], forwarded_host: bytes | None = None
+    ) -> Key | None:
+        """The key a request came with, or None where it needs none. Unauthorized or Forbidden say what is missing.
+
+        `forwarded_host` is the host that a trusted proxy was asked for.
+        """
         if not self.closed:
+            self.origins.check(method, path, headers, forwarded_host)
             return None
         scope = needed_scope(method, path)
         if scope is None:
@@ -90,7 +121,9 @@ class Guard:
         return key
 
     def lets_in(self, method: str, path: str, headers: Iterable[Header]) -> bool:
-        """Whether `check` has nothing against a request."""
+        """Whether `check` has nothing against a request, and its answer needs no headers for a page elsewhere."""
+        if self.origins.allowed_origin(path, headers) is not None:
+            return False
         try:
             self.check(method, path, headers)
         except (Unauthorized, Forbidden):

@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.database import address
 from service.keys import parse_keys
+from service.origins import parse_hosts, parse_origins
+from service.proxies import parse_prefix
 
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
@@ -87,6 +89,19 @@ class Settings(BaseSettings):
     allow_open_network: bool = Field(
         False, description="`true` lets a service without keys listen beyond the loopback address"
     )
+    allowed_hosts: str | None = Field(
+        None,
+        description="further host names to answer to without keys, separated by commas; `*.example.com` is all below; "
+        "default: addresses, `localhost`, this machine's name",
+    )
+    cors_origins: str | None = Field(
+        None,
+        description="web pages that may ask for predictions, `https://app.example.com`, separated by commas; "
+        "default: none but the service's own",
+    )
+    root_path: str | None = Field(
+        None, description="path under which a proxy shows the service and that it takes away, `/api/neuro`"
+    )
     access_log: bool = Field(False, description="one log line a request")
     log_format: Literal["human", "json"] = Field("human", description="form of the log lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
@@ -98,6 +113,21 @@ class Settings(BaseSettings):
         if value:
             address(value)
         return value or None
+
+    @field_validator("allowed_hosts", mode="after")
+    @classmethod
+    def _are_hosts(cls, value: str | None) -> str | None:
+        return ",".join(parse_hosts(value or "")) or None
+
+    @field_validator("cors_origins", mode="after")
+    @classmethod
+    def _are_origins(cls, value: str | None) -> str | None:
+        return ",".join(parse_origins(value or "")) or None
+
+    @field_validator("root_path", mode="after")
+    @classmethod
+    def _is_a_prefix(cls, value: str | None) -> str | None:
+        return parse_prefix(value or "") or None
 
     @field_validator("api_keys", mode="after")
     @classmethod

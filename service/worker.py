@@ -57,6 +57,7 @@ def run(settings: Settings, listener: socket.socket, reports: Connection, place:
         app,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # the application reads them itself, with more of them
         lifespan="on",
         timeout_graceful_shutdown=int(settings.shutdown_grace_s) or 1,
         server_header=False,

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service.security import Guard
+from service.settings import Settings
+
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
@@ -77,6 +80,17 @@ def test_compose_publishes_on_the_loopback_address_only():
     assert services["api"]["ports"] == ["${NEUROSERVE_PUBLISH:-127.0.0.1:8000}:8000"]
     assert services["api"]["environment"]["NEUROSERVE_ALLOW_OPEN_NETWORK"] == "true"
     assert "ports" not in services["trainer"]
+
+
+def test_compose_names_its_service_as_a_host():
+    """Prometheus and other containers call the service by that name, and need no key to be answered."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    given = services["api"]["environment"]["NEUROSERVE_ALLOWED_HOSTS"]
+    guard = Guard(Settings(allowed_hosts=given.replace("${NEUROSERVE_ALLOWED_HOSTS:-}", "")))
+    guard.check("POST", "/predict/digit", [(b"host", b"api:8000")])
+    prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
+    (target,) = prometheus["scrape_configs"][0]["static_configs"][0]["targets"]
+    guard.check("GET", "/metrics", [(b"host", target.encode())])
 
 
 def test_both_services_run_without_privileges_on_one_volume():

@@ -38,7 +38,7 @@ async def polite(client, secret):
 def greedy(url, secret, statuses):
     """A process of many connections that ask again the moment they are answered, whatever the answer is."""
     lines = [f"{name}: {value}" for name, value in headers(secret).items()]
-    head = "\r\n".join(["POST /predict/digit HTTP/1.1", "Host: here", *lines, f"Content-Length: {len(SEVEN)}"])
+    head = "\r\n".join(["POST /predict/digit HTTP/1.1", "Host: localhost", *lines, f"Content-Length: {len(SEVEN)}"])
     request = head.encode() + b"\r\n\r\n" + SEVEN
 
     async def ask():

@@ -104,12 +104,12 @@ async def dribble(server, head, piece):
 @pytest.mark.parametrize(
     ("head", "piece"),
     [
-        (b"POST /predict/digit HTTP/1.1\r\nHost: here\r\n", b"X-Slow: 1\r\n"),
+        (b"POST /predict/digit HTTP/1.1\r\nHost: localhost\r\n", b"X-Slow: 1\r\n"),
         (
-            b"POST /predict/digit HTTP/1.1\r\nHost: here\r\nContent-Type: image/png\r\nContent-Length: 9000\r\n\r\n",
+            b"POST /predict/digit HTTP/1.1\r\nHost: [::1]\r\nContent-Type: image/png\r\nContent-Length: 9000\r\n\r\n",
             b"x",
         ),
-        (b"POST /predict/digit/batch HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"POST /predict/digit/batch HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
         (b"P", b""),
     ],
     ids=["head", "body", "chunks", "nothing"],
@@ -153,7 +153,7 @@ def test_a_flood_of_headers_is_cut_off(target, flood):
 
     async def pour():
         reader, writer = await connect(target)
-        writer.write(b"POST /predict/digit HTTP/1.1\r\nHost: here\r\n")
+        writer.write(b"POST /predict/digit HTTP/1.1\r\nHost: localhost\r\n")
         said = b""
         for _ in range(200):
             writer.write(flood)

@@ -33,7 +33,9 @@ def second_version(store: Store) -> int:
 
 
 def post(path: str, content: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    )
     return f"{head}\r\n\r\n".encode() + content
 
 

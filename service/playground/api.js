@@ -31,7 +31,8 @@ export async function send(request, signal) {
     const response = await reach(request, signal);
     if (response.ok) return response;
     const problem = await problemOf(response);
-    const refused = problem.status === 401 || problem.status === 403;
+    const elsewhere = problem.code === "host_not_allowed" || problem.code === "origin_not_allowed"; // no key helps
+    const refused = problem.status === 401 || (problem.status === 403 && !elsewhere);
     if (!refused || request.silent || !(await askKey(problem, used))) throw problem;
   }
 }

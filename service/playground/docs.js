@@ -1,6 +1,6 @@
 // Swagger UI on this service's own schema; it asks no other host, not even to validate.
 window.SwaggerUIBundle({
-  url: "openapi.json",
+  url: new URL("../openapi.json", import.meta.url).href,
   dom_id: "#swagger",
   deepLinking: true,
   displayRequestDuration: true,

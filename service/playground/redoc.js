@@ -14,4 +14,4 @@ const options = {
     rightPanel: { backgroundColor: "#1c2127" },
   },
 };
-window.Redoc.init("openapi.json", options, document.getElementById("redoc"));
+window.Redoc.init(new URL("../openapi.json", import.meta.url).href, options, document.getElementById("redoc"));

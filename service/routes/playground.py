@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ _VIEWER = (
 """Swagger UI and ReDoc write their own style elements, and ReDoc searches in a worker."""
 _LOGO = (b"https://cdn.redoc.ly/redoc/logo-mini.svg", b"docs/static/favicon.png")
 """The one thing that ReDoc would fetch from another host, and what it shows here."""
+_LINK = re.compile(rb' (?:href|src)="(?=[a-z./])')
 _COMMON = {
     "Cache-Control": "no-cache",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
@@ -70,13 +72,13 @@ def home(request: Request) -> Response:
 @router.api_route("/docs", methods=["GET", "HEAD"])
 def docs(request: Request) -> Response:
     """Every call, to try in the browser."""
-    return _send(request, _asset(FILES / "docs.html"), _VIEWER)
+    return _send(request, _page(request, "docs.html"), _VIEWER)
 
 
 @router.api_route("/redoc", methods=["GET", "HEAD"])
 def redoc(request: Request) -> Response:
     """Every call, to read."""
-    return _send(request, _asset(FILES / "redoc.html"), _VIEWER)
+    return _send(request, _page(request, "redoc.html"), _VIEWER)
 
 
 @router.api_route("/playground/{name}", methods=["GET", "HEAD"])
@@ -99,14 +101,22 @@ def _known(folder: Path, name: str) -> Path:
     raise NotFound(f"There is no page file {name!r}.", code="page_not_found")
 
 
+def _page(request: Request, name: str) -> Asset:
+    """A page beside `/`; with a slash behind its path a browser takes its links from one folder further down."""
+    path = FILES / name
+    return _read(path, path.stat().st_mtime_ns, below=bool(request.scope["state"].get("has_last_slash")))
+
+
 def _asset(path: Path) -> Asset:
     return _read(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _read(path: Path, _changed_ns: int) -> Asset:
+def _read(path: Path, _changed_ns: int, *, below: bool = False) -> Asset:
     """Read once, when it is first asked for: a service that only predicts holds none of it."""
     body = path.read_bytes().replace(*_LOGO) if path.parent == VENDOR else path.read_bytes()
+    if below:
+        body = _LINK.sub(rb"\g<0>../", body)
     tag = f'W/"{hashlib.sha256(body).hexdigest()[:24]}"'
     return Asset(body, gzip.compress(body, 6, mtime=0), TYPES[path.suffix], tag)
 

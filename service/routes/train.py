@@ -14,6 +14,7 @@ from models.jobs import MIDDLE_PRIORITY, Job, JobEvent, JobSpec, JobStatus, Netw
 from service.errors import InvalidInput
 from service.jobs import JobBoard
 from service.openapi import problem_responses
+from service.proxies import prefix_of
 from service.settings import Settings
 
 KEEPALIVE_S = 15.0
@@ -128,6 +129,7 @@ async def submit(
     board: Board,
     recipes: TheRecipes,
     longest_s: LongestS,
+    request: Request,
     response: Response,
     idempotency_key: Annotated[
         str | None,
@@ -139,7 +141,7 @@ async def submit(
     It survives the death of the service, of its worker and of its training process, and goes on from its last epoch.
     """
     job = await board.submit(spec_of(body, recipes, longest_s), idempotency_key)
-    response.headers["Location"] = f"/train/{job.id}"
+    response.headers["Location"] = f"{prefix_of(request.scope)}/train/{job.id}"
     return job
 
 

@@ -71,7 +71,7 @@ def requests_for(model: str, at_once: int, data_dir: Path) -> list[bytes]:
         sent = [bodies.encode("raw", item) for item in items]
     else:
         sent = [(json.dumps(item).encode(), "application/json") for item in items]
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {{}}\r\nContent-Length: {{}}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {{}}\r\nContent-Length: {{}}\r\n\r\n"
     return [head.format(content_type, len(body)).encode() + body for body, content_type in sent]
 
 

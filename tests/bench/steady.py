@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every row here")
     options = parser.parse_args()
     pictures = [bodies.png(pixels) for pixels in bodies.digits(Path(os.environ.get("DATA_DIR", "var/data")))]
-    head = "POST /predict/digit HTTP/1.1\r\nHost: bench\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"
+    head = "POST /predict/digit HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"
     requests = [head.format(len(picture)).encode() + picture for picture in pictures]
     with tempfile.TemporaryDirectory() as state:
         service = Service(options.port, Path(state), options.workers)

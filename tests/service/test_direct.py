@@ -123,7 +123,13 @@ def connect(service):
 
 
 def request(body, *more, path="/predict/digit", version="1.1", kind="image/png"):
-    lines = [f"POST {path} HTTP/{version}", "Host: me", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *more]
+    lines = [
+        f"POST {path} HTTP/{version}",
+        "Host: localhost",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(body)}",
+        *more,
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 

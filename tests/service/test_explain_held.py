@@ -150,7 +150,7 @@ def test_a_client_that_hangs_up_ends_its_explanations(service):
     url = urlsplit(service.url)
     before = rows_done(service)
     with socket.create_connection((url.hostname, url.port)) as client:
-        head = "POST /predict/sequence/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /predict/sequence/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         wait_until(lambda: rows_done(service) > before + 16, 20)
     wait_until(lambda: _still(service), 10)

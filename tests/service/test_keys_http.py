@@ -58,7 +58,7 @@ def test_a_refused_body_is_not_read(closed):
 
     async def announce():
         reader, writer = await asyncio.open_connection(httpx.URL(closed.url).host, httpx.URL(closed.url).port)
-        writer.write(b"POST /predict/digit HTTP/1.1\r\nHost: here\r\nContent-Length: 9000000\r\n\r\n")
+        writer.write(b"POST /predict/digit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n")
         line = await asyncio.wait_for(reader.readline(), 5)
         writer.close()
         return line

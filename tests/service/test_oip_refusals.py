@@ -74,7 +74,7 @@ def test_a_client_that_left_is_counted_and_its_row_not_run(waiting):
     before = failures(waiting, "CANCELED")
     rows = waiting.client.get("/v2/models/digit-cnn/stats").json()["model_stats"][0]["inference_count"]
     asked, address = one_row(), urlsplit(waiting.url)
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(asked['content'])}\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(asked['content'])}\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in asked["headers"].items())
     for _ in range(3):
         with socket.create_connection((address.hostname, address.port)) as line:

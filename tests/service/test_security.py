@@ -2,6 +2,7 @@
 
 import pytest
 
+from service.app import create_app
 from service.errors import Forbidden, Unauthorized
 from service.security import Guard, exposed, needed_scope
 from service.settings import Settings
@@ -35,22 +36,58 @@ def guard():
         ("GET", "/v2", "predict"),
         ("GET", "/train", "admin"),
         ("POST", "/train", "admin"),
-        ("GET", "/train/recipes", "admin"),
+        ("GET", "/train/recipes", "any"),
+        ("POST", "/train/recipes", "admin"),
+        ("POST", "/models/digit-cnn/predict", "predict"),
+        ("POST", "/models/digit-cnn/predict/batch", "predict"),
+        ("POST", "/v1/embeddings", "predict"),
+        ("POST", "/v2/repository/index", "predict"),
+        ("POST", "/v2/repository/models/digit-cnn/load", "admin"),
+        ("GET", "/models/digit-cnn/versions/1/files/model.onnx", "admin"),
+        ("PUT", "/datasets/flowers", "admin"),
         ("GET", "/models", "any"),
         ("GET", "/models/digit-cnn", "any"),
         ("POST", "/models/digit-cnn/promote", "admin"),
         ("DELETE", "/models/digit-cnn/versions/1", "admin"),
         ("GET", "/metrics", "any"),
-        ("GET", "/predictable", "any"),
-        ("GET", "/healthy", "any"),
+        ("GET", "/predictable", "admin"),
+        ("GET", "/healthy", "admin"),
+        ("GET", "/docsx", "admin"),
     ],
 )
 def test_each_path_has_its_scope(method, path, scope):
-    """Probes and pages are open, predictions and changes are not, and what is not known needs some key."""
+    """Probes and pages are open, predictions and changes are not, and what no rule names needs `admin`."""
     assert needed_scope(method, path) == scope
 
 
-def test_without_keys_everything_passes():
+def test_every_route_has_a_rule():
+    """A route that somebody adds is closed to all but `admin` until this table and the rules name it."""
+    admin = {(method, route) for method, route in _routes() if needed_scope(method, route) == "admin"}
+    assert admin == {
+        ("POST", "/train"),
+        ("GET", "/train"),
+        ("GET", "/train/{job_id}"),
+        ("DELETE", "/train/{job_id}"),
+        ("GET", "/train/{job_id}/events"),
+        ("POST", "/models/{name}/promote"),
+        ("POST", "/models/{name}/rollback"),
+        ("POST", "/models/{name}/canary"),
+        ("DELETE", "/models/{name}/canary"),
+        ("DELETE", "/models/{name}/versions/{version}"),
+    }
+    changing = {(method, route) for method, route in _routes() if method not in {"GET", "HEAD", "OPTIONS"}}
+    assert {needed_scope(*each) for each in changing} == {"admin", "predict"}
+
+
+def _routes():
+    """The methods and paths that the document tells, which another test holds to be all."""
+    paths = create_app(Settings()).openapi()["paths"]
+    return {(method.upper(), path) for path, methods in paths.items() for method in methods} - {
+        (method, path) for method in ("HEAD", "OPTIONS") for path in paths
+    }
+
+
+def test_without_keys_every_request_of_a_program_passes():
     """The default on the loopback address."""
     assert Guard(Settings()).check("POST", "/train", []) is None
 

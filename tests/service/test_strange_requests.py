@@ -134,7 +134,8 @@ def test_405_tells_every_method_of_a_path(service, path, methods):
 
 def test_what_is_too_large_is_refused_before_anything_is_done(own):
     """Also where a route reads no body: a rollback that answers 413 must not have rolled back."""
-    live, end = shipped("digit-cnn"), f"HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {TOO_MUCH}\r\n\r\n"
+    live = shipped("digit-cnn")
+    end = f"HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {TOO_MUCH}\r\n\r\n"
     removed, _ = told(own, f"DELETE /models/digit-mlp/versions/1 {end}".encode())
     head, body = told(own, f"POST /models/digit-cnn/rollback {end}".encode())
     assert " 413 " in head
@@ -159,7 +160,7 @@ def test_a_length_of_many_zeros_is_still_its_number(service, path, length):
     """No reader of numbers trips over its digits."""
     lines = [
         b"POST %b HTTP/1.1" % path,
-        b"Host: h",
+        b"Host: localhost",
         b"Connection: close",
         b"Content-Type: application/json",
         b"Content-Length: %b" % length,

@@ -159,7 +159,7 @@ def test_connections_are_spread_evenly_over_the_workers(tmp_path, count):
 
     def connect(server):
         with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as one:
-            one.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            one.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert one.recv(64).startswith(b"HTTP/1.1 200")
             opened.append(one)
             assert release.wait(30)
