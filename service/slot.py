@@ -60,7 +60,10 @@ def load_version(store: Store, name: str, version: int, device: Device) -> Loade
     """Verify, load, warm up and self-test a version. Raises StoreError, EngineError or DeviceError."""
     manifest = store.verify(name, version)
     folder = store.folder(name, version)
-    encoder = TextEncoder(folder / manifest.text.tokenizer, manifest.text) if manifest.text else None
+    encoder = None
+    if manifest.text is not None:
+        unknown_share = manifest.doubt.unknown_share if manifest.doubt is not None else None
+        encoder = TextEncoder(folder / manifest.text.tokenizer, manifest.text, unknown_share)
     return Loaded(engine.load(folder, manifest, device), encoder)
 
 

@@ -41,15 +41,23 @@ class Contract:
     """The tensors of one version, with their limits.
 
     `vocabulary` is the number of tokens a text model knows; `most_items` rows come with one request at most.
+    `is_unknown` tells whether a text, by its ids without padding, is mostly of unknown words.
     """
 
-    def __init__(self, manifest: Manifest, vocabulary: int | None, most_items: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        vocabulary: int | None,
+        most_items: int,
+        is_unknown: Callable[[Array], bool] | None = None,
+    ) -> None:
         self.manifest = manifest
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: index for index, spec in enumerate(manifest.outputs)}
         self._vocabulary = vocabulary
         self._most_items = most_items
         self._most_length = _most_length(manifest)
+        self._is_unknown = is_unknown
 
     def check(self, asked: Asked, body: bytes, at: int, most_rows: MostRows) -> Query:
         """The rows of a request whose JSON ends at `at` of the body; a part has at most `most_rows(length)` of them.
@@ -68,7 +76,8 @@ class Contract:
                 at += tensor.size
         if at != len(body):
             raise invalid(f"The body has {len(body) - at} bytes more than its JSON and its tensors take.")
-        return Query(asked, outputs, self._parts(tensors, most_rows))
+        parts = self._parts(tensors, most_rows)
+        return Query(asked, outputs, parts, self._codes(tensors))
 
     def check_raw(self, body: bytes, most_rows: MostRows) -> Query:
         """The one row of a request that is nothing but its tensor's bytes; its outputs go back as bytes too."""
@@ -156,6 +165,16 @@ class Contract:
                 self._check_tokens(name, tensors[name], text)
             if series is not None and spec.dtype == "int64":
                 _check_series(name, tensors[name], series, length)
+
+    def _codes(self, tensors: Tensors) -> list[list[Code]]:
+        """The warnings of each row by its content; an empty list where no row has one."""
+        text = self.manifest.text
+        if text is None or self._is_unknown is None:
+            return []
+        rows = tensors[self.manifest.inputs[0].name]
+        lengths = (rows != text.pad_id).sum(1).tolist()
+        unknown = [self._is_unknown(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+        return [["unknown_words"] if each else [] for each in unknown] if any(unknown) else []
 
     def _check_tokens(self, name: str, ids: Array, text: TextSpec) -> None:
         """Every id is one of the tokenizer's; padding is at the end of a row, and nowhere else."""

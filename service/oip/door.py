@@ -85,8 +85,11 @@ class Door:
         """What requests for a version are checked against."""
         contract = self._contracts.get(loaded)
         if contract is None:
-            vocabulary = loaded.encoder.vocabulary if loaded.encoder is not None else None
-            contract = Contract(loaded.manifest, vocabulary, self.settings.max_batch_items)
+            encoder, most_items = loaded.encoder, self.settings.max_batch_items
+            if encoder is None:
+                contract = Contract(loaded.manifest, None, most_items)
+            else:
+                contract = Contract(loaded.manifest, encoder.vocabulary, most_items, encoder.is_unknown)
             self._contracts[loaded] = contract
         return contract
 

@@ -144,15 +144,18 @@ class Sequences(Endpoint):
     def _decode(self, slot: Place, loaded: Loaded, asked: _Asked, loc: Location) -> _Row:
         content, explain = asked.content, asked.explain
         if asked.kind == "text":
-            return _Row(slot, loaded, self._text(loaded, content["text"], (*loc, "text")), [], content["text"], explain)
+            part, findings = self._text(loaded, content["text"], (*loc, "text"))
+            return _Row(slot, loaded, part, [], content["text"], explain, findings)
         part, times = self._series(loaded, content, loc)
         return _Row(slot, loaded, part, times, content["values"], explain)
 
-    def _text(self, loaded: Loaded, text: Any, loc: Location) -> Part:
+    def _text(self, loaded: Loaded, text: Any, loc: Location) -> tuple[Part, Findings]:
         if loaded.encoder is None:
             raise TypeError(f"{loaded.manifest.name} has no tokenizer")
-        ids = loaded.encoder.encode(text, max_chars=self.settings.max_text_chars, loc=tuple(loc))
-        return Part({loaded.manifest.inputs[0].name: ids[np.newaxis]}, 1, len(ids))
+        read = loaded.encoder.read(text, max_chars=self.settings.max_text_chars, loc=tuple(loc))
+        part = Part({loaded.manifest.inputs[0].name: read.ids[np.newaxis]}, 1, len(read.ids))
+        warnings = loaded.encoder.warnings(read)
+        return part, Findings(warnings) if warnings else NOTHING
 
     def _series(self, loaded: Loaded, content: dict[str, Any], loc: Location) -> tuple[Part, list[str]]:
         spec = loaded.manifest.series

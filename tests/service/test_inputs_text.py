@@ -167,3 +167,49 @@ def test_length_buckets_waste_little_on_the_news(data_dir: Path) -> None:
     buckets = np.array(manifest.buckets.lengths)
     padded = buckets[np.searchsorted(buckets, lengths)]
     assert 1 - lengths.sum() / padded.sum() <= 0.15
+
+
+@pytest.mark.parametrize(("words", "given"), [(256, None), (257, "257"), (812, "812"), (3000, "3,000")])
+def test_a_cut_text_says_how_much_was_read(words: int, given: str | None) -> None:
+    """256 tokens are read whole; of more the warning names both counts, of a long plain text too."""
+    read = ENCODER.read("oil " * words)
+    assert (len(read.ids), read.given, read.counted) == (min(words, 256), words, True)
+    found = ENCODER.warnings(read)
+    assert [each.code for each in found] == (["truncated"] if given else [])
+    assert not given or f"first 256 of {given} tokens" in found[0].detail
+
+
+def test_a_long_text_that_is_not_plain_gives_a_least_count() -> None:
+    """Where only the beginning is tokenized, the count is never above the true one, and is said to be a bound."""
+    text = "“oil prices” rise " * 800
+    read = ENCODER.read(text)
+    whole = len(make(100_000).encode(text))
+    assert not read.counted
+    assert 256 < read.given <= whole
+    (warning,) = ENCODER.warnings(read)
+    assert f"first 256 of at least {read.given:,} tokens" in warning.detail
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["???", "!", "... --- ...", "😀🚀", "你好，世界。", "你好!!!???...",
+     "Καλημέρα κόσμε", "Привет",
+     "hello Привет мир"],
+)  # fmt: skip
+def test_words_that_the_model_does_not_know_are_warned_of(text: str) -> None:
+    """Other scripts, signs alone, and texts most of whose words are of another script."""
+    assert [each.code for each in ENCODER.warnings(ENCODER.read(text))] == ["unknown_words"]
+
+
+@pytest.mark.parametrize("text", ["Oil", "hello Привет", "2004", "U.S. (Reuters) - “oil” …?"])
+def test_known_words_are_not_warned_of(text: str) -> None:
+    """One unknown word beside as many known ones is no reason yet."""
+    assert ENCODER.warnings(ENCODER.read(text)) == ()
+
+
+def test_a_manifest_may_set_the_share_of_unknown_words() -> None:
+    """A stricter share warns of a text that the default lets pass."""
+    strict = TextEncoder(tokenizer_file(), TextSpec(max_length=256), 0.2)
+    read = strict.read("oil prices Привет")
+    assert [each.code for each in strict.warnings(read)] == ["unknown_words"]
+    assert "1 of the text's 3 word tokens" in strict.warnings(read)[0].detail

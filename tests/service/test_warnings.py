@@ -200,3 +200,77 @@ def test_the_metadata_names_both_outputs(server):
     found, content = outputs(server.client.post(INFER, **asked))
     assert found["outlier"].tolist() == pytest.approx([0.8])
     assert json.loads(content["parameters"]["warnings"]) == [[OUTLIER]]
+
+
+# ---------------------------------------------------------------------- texts
+
+TOPIC = "topic-transformer"
+BUSINESS, SPORT = "Shares of the bank rose on Wall Street today. ", "The home team won the final match by two goals. "
+TEXTS = {
+    "plain": ("Oil prices rise as supply fears grow", []),
+    "greek": ("Καλημέρα κόσμε", ["unknown_words"]),
+    "signs": ("???", ["unknown_words"]),
+    "emoji": ("😀 🚀", ["unknown_words"]),
+    "long": (BUSINESS * 10 + SPORT * 60, ["truncated"]),
+    "long_chinese": ("你好世界 " * 400, ["truncated", "unknown_words"]),
+}
+
+
+def without_outliers(found):
+    """What a door said, without what the network itself thinks of the input."""
+    kept = [[code for code in row if code != OUTLIER] for row in found.codes]
+    named = [code for code in (found.header or "").split(", ") if code and code != OUTLIER]
+    return kept, sorted(named)
+
+
+def text_on_the_fast_path(server, text):
+    return told(server.client.post("/predict/sequence", json={"text": text}))
+
+
+def text_of_a_model(server, text):
+    return told(server.client.post("/predict/sequence", json={"text": text, "model": TOPIC}))
+
+
+def text_explained(server, text):
+    return told(server.client.post("/predict/sequence", json={"text": text, "explain": True}))
+
+
+@pytest.mark.parametrize("door", [text_on_the_fast_path, text_of_a_model, text_explained])
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_is_warned_of_by_what_was_read_of_it(server, door, name):
+    """The codes are in the answer and in the header, and each is counted."""
+    text, codes = TEXTS[name]
+    before = {code: counted(server, code, TOPIC) for code in ("truncated", "unknown_words")}
+    assert without_outliers(door(server, text)) == ([codes], sorted(codes))
+    after = {code: counted(server, code, TOPIC) for code in before}
+    assert {code: after[code] - before[code] for code in before} == {code: float(code in codes) for code in before}
+
+
+def test_texts_of_a_batch_have_warnings_of_their_own(server):
+    """In order, with one header for all."""
+    answer = server.client.post(
+        "/predict/sequence/batch", json={"inputs": [{"text": text} for text, _ in TEXTS.values()]}
+    )
+    rows, named = without_outliers(told(answer))
+    assert rows == [codes for _, codes in TEXTS.values()]
+    assert named == ["truncated", "unknown_words"]
+
+
+def test_a_cut_text_names_both_counts(server):
+    """The sentence says how many tokens were read and how many were given."""
+    answer = server.client.post("/predict/sequence", json={"text": "oil " * 812}).json()
+    (detail,) = [each["detail"] for each in answer["warnings"] if each["code"] == "truncated"]
+    assert "256 of 812 tokens" in detail
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_token_ids_are_warned_of_where_most_are_unknown(server, binary):
+    """Over tensors the unknown id alone tells; padding does not count, and nothing is refused."""
+    ids = np.array([[40, 41, 42, 43, 0, 0], [1, 1, 1, 40, 0, 0], [1, 40, 41, 42, 43, 44]])
+    answer = server.client.post(f"/v2/models/{TOPIC}/infer", **infer({"token_ids": ids}, binary=binary))
+    rows, named = without_outliers(told_by_tensors(answer))
+    assert (rows, named) == ([[], ["unknown_words"], []], ["unknown_words"])
+    with Client(server) as client:
+        response, trailing = client.infer(request(TOPIC, {"token_ids": ids}))
+    assert "unknown_words" in json.loads(response.parameters["warnings"].string_param)[1]
+    assert "unknown_words" in trailing["x-warnings"]
