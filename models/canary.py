@@ -33,6 +33,10 @@ class CanaryError(Exception):
     """The canary's state cannot be read or written; the message says why."""
 
 
+class CanaryUnreadableError(CanaryError):
+    """The system refused to read the state; the next try may succeed."""
+
+
 class CanaryRunsError(CanaryError):
     """The model has a canary already."""
 
@@ -123,7 +127,7 @@ def state_of(model: Path) -> CanaryState:
     except (FileNotFoundError, NotADirectoryError):
         return CanaryState()
     except OSError as exc:
-        raise CanaryError(f"{path} cannot be read: {exc.strerror}") from exc
+        raise CanaryUnreadableError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except ValidationError as exc:
         raise CanaryError(f"{path} is no canary state; remove it to end the canary") from exc
 
@@ -131,12 +135,15 @@ def state_of(model: Path) -> CanaryState:
 def candidate_of(model: Path, live: int | None) -> int | None:
     """The version that a running canary tries beside `live`, which must stay in the store.
 
-    None also when that cannot be told.
+    None also when the file is no canary state; CanaryUnreadableError when the system does not let it be read.
     """
-    with contextlib.suppress(CanaryError):
+    try:
         running = state_of(model).running
-        return running.version if running is not None and running.against == live else None
-    return None
+    except CanaryUnreadableError:
+        raise
+    except CanaryError:
+        return None
+    return running.version if running is not None and running.against == live else None
 
 
 class CanaryBoard:

@@ -27,6 +27,10 @@ class ManifestError(ValueError):
     """A manifest that cannot be read or contradicts itself."""
 
 
+class ManifestUnreadableError(ManifestError):
+    """The system refused to read the file: that says nothing of what is in it."""
+
+
 class Record(BaseModel):
     """Frozen, closed records: an unknown field is a mistake, not an extension."""
 
@@ -262,10 +266,10 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     try:
         return Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(f"{path.name} is missing") from None
     except OSError as exc:
-        raise ManifestError(f"{path.name} cannot be read: {exc.strerror}") from exc
+        raise ManifestUnreadableError(f"{path.name} cannot be read: {exc.strerror}") from exc
     except ValidationError as exc:
         first = exc.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -7,18 +7,32 @@ from __future__ import annotations
 
 import contextlib
 import re
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from models import reference
-from models.manifest import NAME_PATTERN, Manifest, ManifestError, file_entry, read_manifest
+from models.manifest import (
+    NAME_PATTERN,
+    Manifest,
+    ManifestError,
+    ManifestUnreadableError,
+    file_entry,
+    read_manifest,
+)
 
 LIVE_FILE = "live"
 ROLLED_BACK_FILE = "rolled-back"
 REFERENCE_FILE = "reference"
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class StoreError(Exception):
     """The store cannot do what was asked; the message says why."""
+
+
+class StoreReadError(StoreError):
+    """The system refused to read the store; the next try may succeed, and nothing is known to be damaged."""
 
 
 class VersionNotFoundError(StoreError):
@@ -65,27 +79,22 @@ class StoreReader:
 
     def names(self) -> list[str]:
         """Models with at least one version, sorted."""
-        if not self.root.is_dir():
-            return []
-        return sorted(
-            path.name
-            for path in self.root.iterdir()
-            if re.match(NAME_PATTERN, path.name) and path.is_dir() and self.versions(path.name)
-        )
+        return [name for name in self._folders() if self.versions(name)]
 
     def versions(self, name: str) -> list[int]:
         """Version numbers of a model, ascending; empty for an unknown one."""
         folder = self._model(name)
-        try:
-            found = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        with _reading(folder):
+            try:
+                found = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
         return sorted(found)
 
     def folder(self, name: str, version: int) -> Path:
         """The folder of a version; VersionNotFoundError when there is none."""
         path = self._model(name) / str(version)
-        if not path.is_dir():
+        if not _is_folder(path):
             known = ", ".join(map(str, self.versions(name)))
             what = f"it has {known}" if known else "it has none"
             raise VersionNotFoundError(f"{name} has no version {version}; {what}")
@@ -102,15 +111,19 @@ class StoreReader:
 
     def live_history(self, name: str) -> list[int]:
         """The live version, then those live before it, newest first; empty when nothing is live."""
+        path = self._model(name) / LIVE_FILE
         try:
-            return numbers_in(self._model(name) / LIVE_FILE)
+            with _reading(path):
+                return numbers_in(path)
         except ValueError:
             raise StoreError(f"the live pointer of {name} is unreadable; promote a version to write it anew") from None
 
     def live_history_or_empty(self, name: str) -> list[int]:
-        """The history, or nothing when the pointer is unreadable: promote is the way to mend it."""
+        """The history, or nothing when the pointer holds something else: promote is the way to mend it."""
         try:
             return self.live_history(name)
+        except StoreReadError:
+            raise  # what is there but cannot be read at present must not be written over
         except StoreError:
             return []
 
@@ -158,9 +171,11 @@ class StoreReader:
             path = folder / relative
             try:
                 actual = file_entry(path)
-            except OSError as exc:
+            except _MISSING as exc:
                 self.folder(name, version)  # deleted meanwhile is not damaged
                 raise VersionDamagedError(f"{name} version {version}: {relative}: {exc.strerror}") from exc
+            except OSError as exc:
+                raise StoreReadError(f"{path} cannot be read: {exc.strerror or exc}") from exc
             if actual != expected:
                 raise VersionDamagedError(
                     f"{name} version {version}: {relative} was changed after it was published "
@@ -171,16 +186,19 @@ class StoreReader:
     # ------------------------------------------------------------------ inside
 
     def _numbers_or_none(self, name: str, file: str) -> list[int]:
+        path = self._model(name) / file
         try:
-            return numbers_in(self._model(name) / file)
+            with _reading(path):
+                return numbers_in(path)
         except ValueError:
             return []
 
     def _folders(self) -> list[str]:
-        try:
-            return sorted(path.name for path in self.root.iterdir() if re.match(NAME_PATTERN, path.name))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        with _reading(self.root):
+            try:
+                return sorted(path.name for path in self.root.iterdir() if re.match(NAME_PATTERN, path.name))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
 
     def _model(self, name: str) -> Path:
         if not re.match(NAME_PATTERN, name):
@@ -188,9 +206,29 @@ class StoreReader:
         return self.root / name
 
 
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What the system says against a look at `path`, as one sentence of the store."""
+    try:
+        yield
+    except OSError as exc:
+        raise StoreReadError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a folder is there; other than `Path.is_dir` it takes no error for an answer."""
+    with _reading(path):
+        try:
+            return stat.S_ISDIR(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+
 def _manifest_of(folder: Path, name: str, version: int) -> Manifest:
     try:
         manifest = read_manifest(folder)
+    except ManifestUnreadableError as exc:
+        raise StoreReadError(f"{name} version {version}: {exc}") from exc
     except ManifestError as exc:
         raise VersionDamagedError(f"{name} version {version}: {exc}") from exc
     if (manifest.name, manifest.version) != (name, version):

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from models import disk
-from models.canary import candidate_of
+from models.canary import CanaryError, candidate_of
 from models.manifest import MANIFEST_FILE, Manifest, file_entry
 from models.reading import (
     LIVE_FILE,
@@ -33,6 +33,7 @@ from models.reading import (
     StoreError,
     StoreHeldError,
     StoreReader,
+    StoreReadError,
     StoreWriteError,
     VersionDamagedError,
     VersionGoneError,
@@ -49,6 +50,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreHeldError",
+    "StoreReadError",
     "StoreWriteError",
     "VersionDamagedError",
     "VersionGoneError",
@@ -187,7 +189,7 @@ class Store(StoreReader):
         with self._writing(f"{name} was not pruned to the end"), self._locked(name):
             there = self.versions(name)
             protected = {self.live(name), self.previous(name), *there[len(there) - min(max(keep, 0), len(there)) :]}
-            protected |= {self.reference(name), candidate_of(self._model(name), self.live(name))}
+            protected |= {self.reference(name), self._candidate(name)}
             gone = [version for version in there if version not in protected]
             for version in gone:
                 self._delete(name, version)
@@ -268,7 +270,7 @@ class Store(StoreReader):
         folder = self.folder(name, version)
         if self.live(name) == version:
             raise VersionInUseError(f"{name} version {version} is live; promote another version first")
-        if candidate_of(self._model(name), self.live(name)) == version:
+        if self._candidate(name) == version:
             raise VersionInCanaryError(f"{name} version {version} is in a canary; end that first")
         with contextlib.suppress(VersionDamagedError):
             job_id = self.manifest(name, version).provenance.job_id
@@ -278,6 +280,13 @@ class Store(StoreReader):
                 )
         self._give_out(name, self._next_number(name) - 1)
         self._staging.bury(folder)
+
+    def _candidate(self, name: str) -> int | None:
+        """The version that must stay for a running canary; what cannot be read at present may name any."""
+        try:
+            return candidate_of(self._model(name), self.live(name))
+        except CanaryError as exc:
+            raise StoreReadError(str(exc)) from exc
 
     def _deleted_jobs(self, name: str) -> list[str]:
         path = self._model(name) / DELETED_FILE

@@ -19,6 +19,7 @@ from models.jobs import Recipes
 from models.store import Store
 from service import openapi
 from service.access import access_log
+from service.background import Background
 from service.device import choose
 from service.errors import InternalError, InvalidInput, NotFound, ServiceError, UnreadableBody
 from service.exchange import Direct
@@ -32,6 +33,7 @@ from service.probes import Probes
 from service.proxies import Proxied
 from service.registry import Registry
 from service.routes import canary, drift, infer, models, open_inference, operations, playground, predict, train
+from service.security import WATCH_S as KEYS_S
 from service.security import Guard
 from service.settings import ZOO, Settings
 from service.tracing import OFF, NameRequest, Tracing, wanted
@@ -70,7 +72,10 @@ def create_app(settings: Settings) -> Application:
     app.state.guard = Guard(settings)
     app.state.recipes = Recipes.model_validate_json((ZOO / "recipes.json").read_bytes())
     app.state.trainer = trainer_mode(settings)
-    app.state.registry = Registry(Store(settings.store_dir), app.state.recipes, settings, app.state.metrics)
+    app.state.background = Background()
+    app.state.registry = Registry(
+        Store(settings.store_dir), app.state.recipes, settings, app.state.metrics, app.state.background
+    )
     app.state.jobs = JobBoard(settings, app.state.trainer)
     app.state.probes = Probes(app.state.jobs, Gpus())
     fast = predict.endpoints(app.state.registry, settings)
@@ -118,8 +123,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(app.state.jobs.close)
         stack.push_async_callback(app.state.probes.close)
         app.state.guard.origins.look_up_own_name()
-        watcher = asyncio.create_task(app.state.guard.watch(), name="key-watcher")
-        stack.callback(watcher.cancel)
+        if settings.api_keys_file is not None:
+            app.state.background.every("key watcher", KEYS_S, app.state.guard.refresh)
+            stack.callback(app.state.background.stop, "key watcher")
         yield
 
 

@@ -145,10 +145,15 @@ class Batcher:
         self._retired.add(engine)
         self._close_if_done(engine)
 
+    def lives(self) -> bool:
+        """Whether the thread that runs batches does."""
+        return self._thread.is_alive()
+
     async def close(self) -> None:
         """Admit nothing more, finish what was admitted, end the thread."""
         self._closed = True
-        await self._idle.wait()
+        if self.lives():
+            await self._idle.wait()
         self._work.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -256,7 +261,10 @@ class Batcher:
         """The thread that owns the engines: batches, and closings of engines in their turn."""
         while (work := self._work.get()) is not None:
             if not isinstance(work, tuple):
-                work.close()
+                try:
+                    work.close()
+                except Exception:
+                    log.exception("%s: a version could not be closed", self.name)
                 continue
             done = run(*work)
             try:

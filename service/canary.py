@@ -157,6 +157,7 @@ class Canaries:
                 await self._follow(slot)
                 self._told.pop(slot.name, None)
             except Exception as exc:  # whoever watches the store must live on
+                self._stamps.pop(slot.name, None)  # the next look tries again
                 if self._told.get(slot.name) != str(exc):
                     self._told[slot.name] = str(exc)
                     expected = isinstance(exc, CanaryError | StoreError)

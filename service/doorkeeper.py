@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import Collection
@@ -30,7 +29,7 @@ class Caller(Protocol):
 
 
 class Doorkeeper:
-    """Looks after the connections of one process; `run` it as a task.
+    """Looks after the connections of one process.
 
     A client has `limit_s` seconds for its first byte, and the same from the first byte of a request to its last. At
     most `most` connections are kept: over that those that wait longest for their client are let go.
@@ -41,14 +40,8 @@ class Doorkeeper:
         self._limit_s = limit_s
         self._most = most or max(64, _open_files() - _SPARE_FILES)
 
-    async def run(self) -> None:
-        """Look twice a second, for ever."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            self.look()
-
     def look(self) -> None:
-        """Hang up on everybody whose time is over."""
+        """Hang up on everybody whose time is over; call it twice a second."""
         waiting: list[Caller] = [caller for caller in self._connections if caller.is_receiving]
         latest = monotonic() - self._limit_s
         over = len(self._connections) - self._most

@@ -9,10 +9,11 @@ from typing import ParamSpec, TypeVar
 
 from models.jobs import Recipes
 from models.manifest import Kind
-from models.store import Store
+from models.store import Store, StoreReadError
+from service.background import Background
 from service.canary import Canaries
 from service.device import Device
-from service.errors import InvalidInput, NotFound
+from service.errors import InvalidInput, NotFound, Unavailable
 from service.loader import Loader
 from service.metrics import Metrics
 from service.passage import passing
@@ -25,6 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _WATCH_S = 0.25
+_WATCHER = "store watcher"
 
 
 class Registry:
@@ -32,8 +34,16 @@ class Registry:
 
     device: Device
 
-    def __init__(self, store: Store, recipes: Recipes, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: Store,
+        recipes: Recipes,
+        settings: Settings,
+        metrics: Metrics,
+        background: Background | None = None,
+    ) -> None:
         self.store = store
+        self.background = background or Background()
         self.defaults = {
             recipe.kind: recipe.networks[recipe.default_network].model for recipe in reversed(recipes.tasks.values())
         }
@@ -57,13 +67,12 @@ class Registry:
             await slot.refresh()
             await self.canaries.follow(slot)
         self._loader.be_polite()
-        self._watcher = asyncio.create_task(self._watch(), name="store-watcher")
-        self._watcher.add_done_callback(_tell_if_it_died)
+        self._watcher = self.background.every(_WATCHER, _WATCH_S, self._look)
 
     async def close(self) -> None:
         """Stop watching, finish every admitted row, free the sessions."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for name in (_WATCHER, *(_thread_of(name) for name in self._slots)):
+            self.background.stop(name)
         await self.canaries.close()
         await asyncio.gather(*(slot.close() for slot in self._slots.values()))
         self._loader.close()
@@ -111,11 +120,14 @@ class Registry:
 
     async def names(self) -> list[str]:
         """Models in the store."""
-        return await self._loader.run(self.store.names)
+        return await self.in_store(self.store.names)
 
     async def in_store(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """A blocking call on the store, off the event loop."""
-        return await self._loader.run(call, *args, **kwargs)
+        """A blocking call on the store, off the event loop; Unavailable while the system does not let it be read."""
+        try:
+            return await self._loader.run(call, *args, **kwargs)
+        except StoreReadError as exc:
+            raise Unavailable(f"{exc}.", code="store_unavailable") from None
 
     async def follow(self, name: str) -> None:
         """Follow the live pointer of a model now instead of at the watcher's next look."""
@@ -128,8 +140,8 @@ class Registry:
         return self._slots.get(name)
 
     def problems(self) -> dict[str, str]:
-        """What is wrong with each default model; empty when the service is ready."""
-        found = {}
+        """What is wrong with each default model, and what has ended; empty when the process is ready."""
+        found = self.background.dead()
         for name in self.defaults.values():
             slot = self._slots.get(name)
             if slot is not None:
@@ -142,18 +154,24 @@ class Registry:
         slot = Slot(name, self.store, self.device, self._loader, self._settings, self.metrics)
         self._slots[name] = slot
         self._stamps[name] = self._stamp(name)
+        self.background.check(_thread_of(name), slot.batcher.lives)
         return slot
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            for name, slot in list(self._slots.items()):
+    async def _look(self) -> None:
+        """Follow what has changed in the store; what goes wrong with one model leaves the others alone."""
+        failed: Exception | None = None
+        for name, slot in list(self._slots.items()):
+            try:
                 stamp = self._stamp(name)
-                if stamp != self._stamps.get(name):
+                if stamp != self._stamps.get(name) or slot.is_due:
                     self._stamps[name] = stamp
                     await slot.refresh(retry=True)
                 if name in self.trials or self.canaries.changed(name):
                     await self.canaries.follow(slot)
+            except Exception as exc:
+                failed = exc
+        if failed is not None:
+            raise failed
 
     def _stamp(self, name: str) -> tuple[int, int, bytes] | None:
         """What changes whenever the live pointer is replaced, whatever the clock says: a few bytes, read quickly."""
@@ -165,6 +183,5 @@ class Registry:
             return None
 
 
-def _tell_if_it_died(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (exc := task.exception()) is not None:
-        log.critical("the store is no longer watched", exc_info=exc)
+def _thread_of(name: str) -> str:
+    return f"engine thread of {name}"

@@ -250,4 +250,5 @@ class Readiness(Schema):
     device: str = Field(description="the asked-for device mode")
     device_note: str | None = Field(description="why the GPU is not used, or what a model does without on it")
     trainer: str
+    detail: str | None = Field(None, description="what else keeps this process from being ready")
     models: dict[str, ModelReadiness]

@@ -6,7 +6,6 @@ Keys come from the setting `NEUROSERVE_API_KEYS` (separated by commas) and from 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -23,7 +22,7 @@ from service.wire import Header
 log = logging.getLogger(__name__)
 
 ANY = "any"
-_WATCH_S = 0.5
+WATCH_S = 0.5
 _OPEN_PAGES = frozenset({"/", "/docs", "/redoc", "/openapi.json"})
 _OPEN_BELOW = ("/health/", "/v2/health/", "/docs/static/", "/playground/")
 """What needs no key: probes, and pages that show nothing but what is in the repository."""
@@ -155,12 +154,6 @@ class Guard:
         for call in self._changed:
             call()
         return True
-
-    async def watch(self) -> None:
-        """Follow the key file for ever."""
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            self.refresh()
 
     def _find(self, secret: bytes) -> Key | None:
         digest = hashlib.sha256(secret).digest()

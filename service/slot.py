@@ -7,11 +7,11 @@ import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Protocol
 
 from models.manifest import Manifest
-from models.store import Store, StoreError, VersionDamagedError, VersionNotFoundError
+from models.store import Store, StoreError, StoreReadError, VersionDamagedError, VersionNotFoundError
 from service import engine
 from service.answers import Classifier
 from service.batch import BatchReport, Queue
@@ -28,6 +28,8 @@ from service.warnings import OutlierCheck
 log = logging.getLogger(__name__)
 
 _PINNED_VERSIONS = 2
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
+"""Between tries to follow a live pointer or to load a version that a shortage of the system may have prevented."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,9 @@ class Slot:
         self._metrics = metrics
         self._pinned: OrderedDict[int, Loaded] = OrderedDict()
         self._pointer: list[int] | None = None
+        self._unread: str | None = None  # why the live pointer could not be read
+        self._again_at: float | None = None
+        self._pause_s = _FIRST_PAUSE_S
         self._lock = asyncio.Lock()
         self._queue_rows = metrics.queue_rows.labels(name)
         self.batcher = Batcher(
@@ -115,6 +120,11 @@ class Slot:
         async with self._lock:
             return await self._pin(version)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether `refresh` should be tried again though the pointer has not changed."""
+        return self._again_at is not None and monotonic() >= self._again_at
+
     async def refresh(self, *, retry: bool = False) -> None:
         """Follow the store's live pointer: load what it names beside the present version, then swap one reference.
 
@@ -123,19 +133,39 @@ class Slot:
         only with `retry`.
         """
         async with self._lock:
+            again, self._again_at = self._again_at is not None, None
             try:
-                pointer = await self._loader.run(self._store.live_history, self.name)
-            except StoreError as exc:
-                log.error("%s: %s", self.name, exc)
-                pointer = []
-            if pointer == self._pointer and not retry:
+                await self._follow(retry or again)
+            except StoreReadError as exc:
+                if self._unread is None:
+                    log.error("%s: %s; what is served stays, and it is tried again", self.name, exc)
+                self._unread = str(exc)
+                self._try_later()
+            else:
+                self._unread = None
+            if self._again_at is None:
+                self._pause_s = _FIRST_PAUSE_S
+
+    async def _follow(self, retry: bool) -> None:
+        try:
+            pointer = await self._loader.run(self._store.live_history, self.name)
+        except StoreReadError:
+            raise
+        except StoreError as exc:
+            log.error("%s: %s", self.name, exc)
+            pointer = []
+        if pointer == self._pointer and not retry:
+            return
+        self._pointer = pointer
+        for version in await self._candidates(pointer):
+            if self.live is not None and version == self.live.version:
                 return
-            self._pointer = pointer
-            for version in await self._candidates(pointer):
-                if self.live is not None and version == self.live.version:
-                    return
-                if await self._swap_to(version):
-                    return
+            if await self._swap_to(version):
+                return
+
+    def _try_later(self) -> None:
+        self._again_at = monotonic() + self._pause_s
+        self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
 
     async def load(self, version: int) -> Loaded:
         """Another version beside the live one, verified and tested; raises what `load_version` does.
@@ -163,6 +193,8 @@ class Slot:
         """Why this model is not as it should be, or None."""
         if self.fault is not None:
             return self.fault
+        if self._unread is not None:
+            return self._unread
         if self.live is None:
             return "; ".join(self.refused.values()) or "no version of it is live in the store"
         wanted = self._pointer[0] if self._pointer else None
@@ -189,6 +221,8 @@ class Slot:
             new = self._pinned.pop(version, None) or await self.load(version)
         except (StoreError, EngineError) as exc:
             self._refuse(version, str(exc))
+            if isinstance(exc, StoreReadError | EngineError):  # want of memory or of file descriptors passes
+                self._try_later()
             return False
         except DeviceError as exc:
             if self.live is None:
@@ -212,6 +246,8 @@ class Slot:
         return True
 
     def _refuse(self, version: int, reason: str) -> None:
+        if self.refused.get(version) == reason:
+            return
         self.refused[version] = reason
         self._metrics.swaps.labels(self.name, "refused").inc()
         self._metrics.refused_version.labels(self.name, str(version)).set(1)
@@ -227,6 +263,8 @@ class Slot:
             loaded = await self.load(version)
         except VersionNotFoundError as exc:
             raise NotFound(f"{exc}.", code="version_not_found") from None
+        except StoreReadError as exc:
+            raise Unavailable(f"{exc}.", code="store_unavailable") from None
         except (VersionDamagedError, EngineError, DeviceError) as exc:
             self._refuse(version, str(exc))
             raise Unavailable(str(exc), code="version_unavailable") from None

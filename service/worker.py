@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ from service import logs
 from service.acceptor import Acceptor, Counts
 from service.app import create_app
 from service.direct import DirectProtocol
-from service.doorkeeper import Doorkeeper
+from service.doorkeeper import LOOK_S, Doorkeeper
 from service.exchange import Desk, Head
 from service.heartbeat import Beats, Pulse
 from service.limits import Limits, Shared
@@ -84,8 +85,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        place = self._place
-        self._pulse = Pulse(asyncio.get_running_loop(), lambda: place.beats.beat(place.index))
+        self._pulse = Pulse(asyncio.get_running_loop(), self._beat)
         await super().startup(sockets)
         if not self.started:
             return
@@ -95,8 +95,18 @@ class _Server(uvicorn.Server):
         gc.freeze()  # what start-up made stays; collections then look at requests only
         self.servers.append(self._acceptor())
         keeper = Doorkeeper(self.server_state.connections, self._settings.read_timeout_s)
-        self._keeper = asyncio.create_task(keeper.run(), name="doorkeeper")
+        self.config.app.state.background.every("doorkeeper", LOOK_S, keeper.look)  # type: ignore[union-attr]
         self._reports.send_bytes(json.dumps(_report(self.config)).encode())
+
+    def _beat(self) -> None:
+        """Say that the loop turns; end this process, which is replaced, when something that must run does not."""
+        self._place.beats.beat(self._place.index)
+        if self.should_exit or not (dead := self.config.app.state.background.dead()):  # type: ignore[union-attr]
+            return
+        log.critical("%s", "; ".join(dead.values()))
+        # what has ended may hold up an orderly end
+        asyncio.get_running_loop().call_later(self._settings.shutdown_grace_s, os._exit, 1)
+        signal.raise_signal(signal.SIGTERM)
 
     async def _rpc_server(self) -> Any:
         """The gRPC server beside; uvicorn closes it as well."""

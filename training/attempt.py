@@ -150,13 +150,16 @@ class Attempt:
         return await self.close()
 
     async def _read_events(self) -> None:
-        async for line in _lines(self._process.stdout):
-            try:
-                event = JOB_EVENT.validate_json(line)
-            except ValidationError:
-                self._last_words.append(line.strip()[:500])  # a library that prints
-            else:
-                await self._events.put(event)
+        try:
+            async for line in _lines(self._process.stdout):
+                try:
+                    event = JOB_EVENT.validate_json(line)
+                except ValidationError:
+                    self._last_words.append(line.strip()[:500])  # a library that prints
+                else:
+                    await self._events.put(event)
+        except Exception as exc:  # without an end of the events the job would wait for ever
+            self._last_words.append(f"its events cannot be read any more: {exc}")
         await self._events.put(None)
 
     async def _read_errors(self) -> None:

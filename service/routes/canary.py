@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Response
 
 from models.canary import CanaryError, CanaryRunsError
-from models.store import StoreError, VersionNotFoundError
+from models.store import StoreError, StoreReadError, VersionNotFoundError
 from service.canary import NotLiveError, OtherContractError, verdict_of
 from service.canary_schemas import CanaryInfo, EndedCanary, NewCanary, RunningCanary, rule_of
 from service.device import DeviceError
@@ -129,6 +129,8 @@ async def start_canary(
         raise Conflict(f"{exc}; promote it if clients are ready for that.", code="other_contract") from None
     except CanaryRunsError as exc:
         raise Conflict(f"{exc}; end it with DELETE first.", code="canary_runs") from None
+    except StoreReadError as exc:
+        raise Unavailable(f"{exc}.", code="store_unavailable") from None
     except (StoreError, EngineError, DeviceError) as exc:
         raise Conflict(f"{exc}.", code="version_unusable") from None
     except CanaryError as exc:

@@ -16,6 +16,7 @@ from models.store import (
     NothingToRollBackError,
     Store,
     StoreError,
+    StoreReadError,
     StoreWriteError,
     VersionDamagedError,
     VersionInCanaryError,
@@ -132,7 +133,7 @@ async def _change(registry: Registry, name: str, call: Any, /, *args: Any) -> No
 def _refusal(exc: StoreError) -> ServiceError:
     if isinstance(exc, VersionNotFoundError):
         return NotFound(f"{exc}.", code="version_not_found")
-    if isinstance(exc, StoreWriteError):
+    if isinstance(exc, StoreWriteError | StoreReadError):
         return Unavailable(f"{exc}.", code="store_unavailable")
     code = next((code for kind, code in _CONFLICTS.items() if isinstance(exc, kind)), "store_refused")
     return Conflict(f"{exc}.", code=code)

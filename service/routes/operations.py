@@ -44,6 +44,7 @@ async def ready(request: Request) -> JSONResponse:
         device=registry.device.mode,
         device_note=registry.device.reason or None,
         trainer=request.app.state.trainer,
+        detail="; ".join(registry.background.dead().values()) or None,
         models=models,
     )
     headers = {"Retry-After": "1"} if problems else None

@@ -236,6 +236,41 @@ class _Written:
         return getattr(self._stream, name)
 
 
+class Reads:
+    """A disk that cannot be read: every look below `root` is a step; step `at`, or all from there on, fails.
+
+    A context manager, for this process. `at` 0 only counts; `lasts` may be cleared while it is in use.
+    """
+
+    def __init__(self, root: Path, number: int = errno.EMFILE, at: int = 0, *, lasts: bool = False) -> None:
+        self.root, self.number, self.at, self.lasts = str(root.resolve()), number, at, lasts
+        self.steps = 0
+
+    def _step(self, path) -> None:
+        if not isinstance(path, str | os.PathLike) or not str(path).startswith(self.root):
+            return
+        self.steps += 1
+        if self.at and (self.steps == self.at or (self.lasts and self.steps > self.at)):
+            raise OSError(self.number, os.strerror(self.number), str(path))
+
+    def _wrapped(self, call):
+        def wrapper(path=".", *rest, **named):
+            self._step(path)
+            return call(path, *rest, **named)
+
+        return wrapper
+
+    def __enter__(self):
+        self._real = os.stat, os.listdir, io.open
+        os.stat, os.listdir = self._wrapped(os.stat), self._wrapped(os.listdir)
+        builtins.open = io.open = self._wrapped(io.open)
+        return self
+
+    def __exit__(self, *_):
+        os.stat, os.listdir, io.open = self._real
+        builtins.open = io.open
+
+
 def run(act, root: Path, mode: str, at: int, said) -> None:
     """In a child: do `act` on the bad disk; send the steps it took and the sentence it was refused with, if any."""
     from models.store import StoreError
