@@ -20,6 +20,7 @@ from models.store import Store
 from service import openapi
 from service.access import access_log
 from service.background import Background
+from service.decoding import DecodeQueue
 from service.device import choose
 from service.errors import InternalError, InvalidInput, NotFound, ServiceError, UnreadableBody
 from service.exchange import Direct
@@ -78,8 +79,9 @@ def create_app(settings: Settings) -> Application:
     )
     app.state.jobs = JobBoard(settings, app.state.trainer)
     app.state.probes = Probes(app.state.jobs, Gpus())
-    fast = predict.endpoints(app.state.registry, settings)
-    tensors = infer.Infer(app.state.registry, settings, app.state.metrics)
+    app.state.decoding = DecodeQueue(settings, app.state.metrics)
+    fast = predict.endpoints(app.state.registry, settings, app.state.decoding)
+    tensors = infer.Infer(app.state.registry, settings, app.state.metrics, app.state.decoding)
     app.router.routes.extend([*predict.routes(fast), *infer.routes(tensors)])
     for part in (train, models, canary, drift, operations, open_inference, playground):
         app.include_router(part.router)

@@ -46,6 +46,19 @@ class Metrics:
         self.queue_rows = Gauge(
             "neuroserve_queue_rows", "Rows waiting now", ["model"], multiprocess_mode="livesum", registry=at
         )
+        self.decode_queue = Gauge(
+            "neuroserve_decode_queue",
+            "Requests that wait to be decoded off the event loop or are being decoded",
+            ["lane"],
+            multiprocess_mode="livesum",
+            registry=at,
+        )
+        self.decode_rejected = Counter(
+            "neuroserve_decode_rejected", "Requests refused because that queue was full", ["lane"], registry=at
+        )
+        self.bodies_bytes = Gauge(
+            "neuroserve_bodies_bytes", "Bytes of large bodies held now", multiprocess_mode="livesum", registry=at
+        )
         self.live_version = Gauge(
             "neuroserve_live_version", "Version that answers", ["model"], multiprocess_mode="livemin", registry=at
         )

@@ -72,6 +72,15 @@ class Settings(BaseSettings):
         60.0, description="time a client has to send a request, or its first byte; else 408"
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(10 * 2**20, description="largest request body")
+    max_bodies_bytes: Annotated[int, Field(ge=65_536)] = Field(
+        128 * 2**20, description="bytes of request bodies above 64 KiB that one process holds at once, else 429"
+    )
+    max_decode_requests: Annotated[int, Field(ge=1)] = Field(
+        128, description="requests of one process that may wait to be decoded, large and small ones apart, else 429"
+    )
+    max_decode_pixels: Annotated[int, Field(ge=784)] = Field(
+        250_000_000, description="pixels of large pictures that may wait to be decoded in one process, else 429"
+    )
     max_image_pixels: Annotated[int, Field(ge=784)] = Field(25_000_000, description="largest picture, width x height")
     max_text_chars: Annotated[int, Field(ge=1)] = Field(20_000, description="longest text")
     max_series_steps: Annotated[int, Field(ge=1)] = Field(4096, description="longest series")

@@ -12,6 +12,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
+from service.bodies import Held
 from service.errors import BodyTooLarge, ServiceError, UnreadableBody
 
 JSON = b"application/json"
@@ -26,11 +27,15 @@ class ClientGone(Exception):
     """The client hung up before its request was read; there is nobody to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body. BodyTooLarge over `limit` bytes, before reading where the client says its length."""
+async def read_body(scope: Scope, receive: Receive, limit: int, held: Held) -> bytes:
+    """The whole body, counted in `held` while it comes.
+
+    BodyTooLarge over `limit` bytes, before reading where the client says its length; Busy where others hold too many.
+    """
     check_announced(scope, limit)
     message = await receive()
     body: bytes = _chunk(message)
+    held.grow_to(min(len(body), limit))
     if not message.get("more_body", False) and len(body) <= limit:
         return body
     chunks, size = [body], len(body)
@@ -38,6 +43,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         message = await receive()
         chunks.append(_chunk(message))
         size += len(chunks[-1])
+        held.grow_to(min(size, limit))
     if size > limit:
         raise _too_large(limit)
     return b"".join(chunks)

@@ -116,7 +116,7 @@ class _Server(uvicorn.Server):
         app: Any = self.config.app
         state = app.state
         door = Door(state.guard, app.envelope.limits, state.metrics, app.envelope.access)
-        server = Server(door, state.registry, self._settings, app.version)
+        server = Server(door, state.registry, self._settings, state.decoding, app.version)
         await server.start()
         return server
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidInput, ServiceError, UnreadableBody
-from service.inputs import png
+from service.inputs import png, size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +34,7 @@ _LONG_SIDE = 1024
 _TINY = 64
 _LARGEST = 1e30
 _PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+_PNG_PACKED = {b"iCCP", b"zTXt"}
 _ORIENTATION_TAG = 0x0112
 
 # The service runs one decode per worker thread; a second pool inside OpenCV only fights with it.
@@ -67,14 +68,19 @@ def _read_any(data: bytes, max_pixels: int) -> Pixels:
     from PIL import Image
 
     _silence_libtiff()
-    _check_whole(data)
-    _check_size(*_webp_size(data), max_pixels)
+    data = _without_packed_text(data) if data.startswith(png.SIGNATURE) else data
+    claim = size.claim(data)
+    if claim.has_too_many_passes:
+        raise InvalidInput(
+            f"This JPEG has {claim.passes} scans; save it anew with fewer, or as PNG.", code="image_too_large"
+        )
+    _check_size(claim.pixels or 0, claim, max_pixels)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         # Pillow's readers raise whatever a broken file makes them trip over, from KeyError to struct.error.
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _check_size(image.width, image.height, max_pixels)
+                _check_size(image.width * image.height, claim, max_pixels)
                 return _to_array(image)
         except ServiceError:
             raise
@@ -97,14 +103,15 @@ def _silence_libtiff() -> None:
             install(None)
 
 
-def _check_whole(data: bytes) -> None:
-    """Refuse a PNG that ends early or has a damaged chunk: Pillow would hand out what it got so far."""
-    if not data.startswith(png.SIGNATURE):
-        return
-    at, kind = len(png.SIGNATURE), b""
+def _without_packed_text(data: bytes) -> bytes:
+    """A PNG without its compressed texts and colour profile, which would only be inflated to be thrown away.
+
+    Refuses one that ends early or has a damaged chunk: Pillow would hand out what it got so far.
+    """
+    at, kind, kept = len(png.SIGNATURE), b"", [0]
     while kind != b"IEND":
-        size, kind = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (0, b"")
-        end = at + 8 + size
+        length, kind = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (0, b"")
+        end = at + 8 + length
         if not kind or end + 4 > len(data):
             raise _unreadable()
         if (
@@ -112,20 +119,18 @@ def _check_whole(data: bytes) -> None:
             and zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]
         ):
             raise _unreadable()
+        if kind in _PNG_PACKED or (kind == b"iTXt" and _is_packed(data[at + 8 : end])):
+            kept += [at, end + 4]
         at = end + 4
+    if len(kept) == 1:
+        return data
+    kept.append(len(data))
+    return b"".join(data[start:stop] for start, stop in zip(kept[::2], kept[1::2], strict=True))
 
 
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a WebP file's canvas, whose memory Pillow's reader claims as it opens; (0, 0) if not WebP."""
-    if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
-        return 0, 0
-    if data[12:16] == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = struct.unpack_from("<HH", data, 26)
-    return width & 0x3FFF, height & 0x3FFF
+def _is_packed(text: bytes) -> bool:
+    """Whether the content of an iTXt chunk is compressed, by the flag behind its keyword."""
+    return text.partition(b"\0")[2][:1] != b"\0"
 
 
 def _to_array(image: Image.Image) -> Pixels:
@@ -221,9 +226,11 @@ def _opaque(premultiplied: Pixels) -> Pixels:
     return _grey_if_equal(np.clip(np.rint(blended), 0, 255).astype(np.uint8))
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
+def _check_size(pixels: int, claim: size.Claim, max_pixels: int) -> None:
+    if pixels > max_pixels:
         raise _too_large(max_pixels)
+    if claim.pixels is not None and pixels > claim.pixels:
+        raise _unreadable()  # a second header contradicts the first
 
 
 def _too_large(max_pixels: int) -> InvalidInput:

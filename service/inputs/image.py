@@ -83,6 +83,14 @@ def from_base64(text: str, *, max_pixels: int = 25_000_000, loc: Place = ("body"
         raise InvalidInput(error.detail, code=error.code, errors=[(loc, error.detail)]) from None
 
 
+def from_text(text: str, loc: Place) -> bytes:
+    """The picture file in such a text, not decoded. InvalidInput at `loc` for what is no base64."""
+    try:
+        return _unbase64(text)
+    except UnreadableBody as error:
+        raise InvalidInput(error.detail, code=error.code, errors=[(loc, error.detail)]) from None
+
+
 def from_pixels(value: object, *, loc: Place = ("body", "pixels")) -> Pixels:
     """A parsed JSON value, 28 rows of 28 integers 0..255, to uint8 [28, 28] as it is; an array is as good as lists.
 

@@ -6,6 +6,8 @@ import zlib
 
 from service.errors import BodyTooLarge, UnreadableBody, UnsupportedMediaType
 
+MOST_RATIO = 1032
+"""How much longer than its packed form a body can be."""
 _GZIP_OR_ZLIB, _GZIP, _ZLIB = 32 + zlib.MAX_WBITS, 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 _WORTH_BYTES = 512
 """Smaller answers are not packed: it costs more than it saves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +11,13 @@ from starlette.types import Scope
 
 from service.answers import Classifier
 from service.batch import Answer, Part
+from service.caller import Caller
+from service.decoding import SMALL_PIXELS
 from service.engine import Array
 from service.errors import InvalidInput, Location, ServiceError, UnreadableBody, attempt
 from service.exchange import Body, Decoded, Ready, Request, body_of
 from service.explain.digit import explain
-from service.inputs import forms, image, numbers
+from service.inputs import forms, image, numbers, size
 from service.inputs.fields import (
     Asked,
     asked_in_query,
@@ -29,7 +31,7 @@ from service.inputs.fields import (
     text_of,
     unsupported,
 )
-from service.routes.endpoint import Endpoint, Gone
+from service.routes.endpoint import ON_LOOP_BYTES, Endpoint
 from service.warnings import Findings
 from service.wire import header, media_type, parse_json
 
@@ -38,40 +40,44 @@ _MISSPELT = frozenset({"image/jpg", "image/tif", "image/x-png", "image/x-ms-bmp"
 
 _OPTIONS = ("explain", "model", "version")
 
-_DECODE_ON_LOOP_BYTES = 2_048
-"""Larger files are decoded on a thread; an MNIST picture of 300 bytes takes less time than the hop."""
-
-
-class _Picture(NamedTuple):
-    """A picture file, or its base64, and what decodes it."""
-
-    call: Callable[..., Array]
-    data: bytes | str
-
-    def decode(self, max_pixels: int) -> Array:
-        return self.call(self.data, max_pixels=max_pixels)
+_DECODED_ON_LOOP = 4
+"""Small pictures of one request, which are decoded at once; more go to a thread."""
 
 
 class _Pictures(NamedTuple):
-    """Many of them, and where they lie in the request."""
+    """Picture files of a request that are still to be decoded, and where they lie in it, if an error must say it."""
 
-    call: Callable[..., Array]
-    data: Sequence[bytes | str]
-    loc: Location
+    files: Sequence[bytes]
+    loc: Location | None = None
+    many: bool = False
+
+    def pixels(self, index: int, max_pixels: int) -> Array:
+        """One file decoded, uint8 [28, 28]; a bad picture of many is a 422 that names its index."""
+        try:
+            return image.from_bytes(self.files[index], max_pixels=max_pixels)
+        except (InvalidInput, UnreadableBody) as error:
+            if self.loc is None:
+                raise
+            if self.many:
+                raise invalid(f"Picture {index}: {error.detail}", (*self.loc, index), error.code) from None
+            raise invalid(error.detail, self.loc, error.code) from None
+
+    def some(self, indices: Sequence[int], max_pixels: int) -> list[Array]:
+        return [self.pixels(index, max_pixels) for index in indices]
 
 
 class Digit(Endpoint):
     """One picture, in any of its forms."""
 
-    async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
+    async def answer(self, scope: Scope, body: bytes, caller: Caller) -> tuple[Any, Sequence[Answer]]:
         asked = asked_in_query(scope)
         await self.registry.model("image", asked.model, asked.version)  # an unknown model is told first
         content_type = header(scope, b"content-type") or b""
-        pixels = (await self._pixels(content_type, body))[np.newaxis]
-        classifier, answer, reasons = await self.run(pixels, asked, gone)
+        pixels = await self._pixels(content_type, body, caller)
+        classifier, answer, reasons = await self.run(pixels, asked, caller)
         return {**_told(classifier, (), answer), **reasons[0]}, [answer]
 
-    async def run(self, pixels: Array, asked: Asked, gone: Gone) -> tuple[Classifier, Answer, list[dict[str, Any]]]:
+    async def run(self, pixels: Array, asked: Asked, caller: Caller) -> tuple[Classifier, Answer, list[dict[str, Any]]]:
         """Pixels uint8 [rows, 28, 28] to an answer, and what reads it.
 
         The dictionaries, one for each row, hold its `explanation` where it was asked for.
@@ -79,22 +85,52 @@ class Digit(Endpoint):
         slot, loaded = await self.registry.model("image", asked.model, asked.version)
         part = Part({loaded.manifest.inputs[0].name: pixels}, len(pixels))
         if not asked.explain:
-            (future,) = slot.batcher.submit(loaded.engine, [part], timeout_s=self.timeout_s, gone=gone)
+            (future,) = slot.batcher.submit(loaded.engine, [part], timeout_s=caller.left_s(), gone=caller.gone)
             return loaded.classifier, await future, [{}] * len(pixels)
         with slot.batcher.hold(loaded.engine):
-            prober = self.prober(slot, loaded, gone)
-            (future,) = slot.batcher.submit(loaded.engine, [part], timeout_s=self.timeout_s, gone=gone)
+            prober = self.prober(slot, loaded, caller)
+            (future,) = slot.batcher.submit(loaded.engine, [part], timeout_s=caller.left_s(), gone=caller.gone)
             answer = await future
             rows = zip(pixels, loaded.classifier.probabilities(answer), strict=True)
             return loaded.classifier, answer, [{"explanation": await explain(prober, *row)} for row in rows]
 
-    async def _pixels(self, content_type: bytes, body: bytes) -> Array:
-        found = self._picture(content_type, body)
-        if isinstance(found, np.ndarray):
-            return found
-        if len(found.data) <= _DECODE_ON_LOOP_BYTES:
-            return found.decode(self.settings.max_image_pixels)
-        return await self.off_loop(found.decode, self.settings.max_image_pixels)
+    async def _pixels(self, content_type: bytes, body: bytes, caller: Caller) -> Array:
+        """The pixels of a request, uint8 [n, 28, 28]."""
+        if len(body) > ON_LOOP_BYTES and media_type(content_type) not in image.IMAGE_TYPES:
+            found = await self.decoding.run(len(body), caller, self._found, content_type, body)
+        else:
+            found = self._found(content_type, body)
+        return found if isinstance(found, np.ndarray) else await self._decoded(found, caller)
+
+    async def _decoded(self, pictures: _Pictures, caller: Caller) -> Array:
+        """Every picture decoded; those that are not proven small wait in the queue, all admitted together or none."""
+        ready = image.in_mnist_form(pictures.files)
+        left = [index for index, pixels in enumerate(ready) if pixels is None]
+        most = self.settings.max_image_pixels
+        if len(left) <= _DECODED_ON_LOOP and all(size.is_small(pictures.files[index]) for index in left):
+            for index in left:
+                ready[index] = pictures.pixels(index, most)
+        else:
+            costs = self._costs(pictures, left)
+            with self.decoding.admit(sum(costs.values()), caller) as admission:
+                for go in _goes(costs):
+                    found = await admission.run(pictures.some, go, most)
+                    for index, pixels in zip(go, found, strict=True):
+                        ready[index] = pixels
+        return np.stack([pixels for pixels in ready if pixels is not None])
+
+    def _costs(self, pictures: _Pictures, left: Sequence[int]) -> dict[int, int]:
+        """What each of these pictures costs, in pixels. InvalidInput where their sum is more than is ever admitted."""
+        most = self.settings.max_image_pixels
+        costs = {index: size.claim(pictures.files[index]).cost(len(pictures.files[index]), most) for index in left}
+        if len(costs) > 1 and sum(costs.values()) > self.decoding.max_pixels:
+            raise invalid(
+                f"These pictures cost as much as {sum(costs.values()):,} pixels to decode, the limit of one request is "
+                f"{self.decoding.max_pixels:,}; send them in several requests, or smaller.",
+                pictures.loc or ("body",),
+                "image_too_large",
+            )
+        return costs
 
     def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
         there = self.registry.at_once("image")
@@ -115,21 +151,21 @@ class Digit(Endpoint):
 
     def _rows_at_once(self, requests: Sequence[Request]) -> list[Array | ServiceError | None]:
         """Each request's pixels [1, 28, 28]; None for large pictures. Those in MNIST's form are recognised together."""
-        found = [attempt(self._picture, request.content_type, request.body) for request in requests]
-        ready = iter(image.in_mnist_form([each.data for each in found if isinstance(each, _Picture)]))
-        decoded = [self._decoded(each, next(ready)) if isinstance(each, _Picture) else each for each in found]
-        return [each[np.newaxis] if isinstance(each, np.ndarray) else each for each in decoded]
+        found = [attempt(self._found, request.content_type, request.body) for request in requests]
+        ready = iter(image.in_mnist_form([each.files[0] for each in found if isinstance(each, _Pictures)]))
+        decoded = [self._small(each, next(ready)) if isinstance(each, _Pictures) else each for each in found]
+        return [each[np.newaxis] if isinstance(each, np.ndarray) and each.ndim == 2 else each for each in decoded]
 
-    def _decoded(self, picture: _Picture, ready: Array | None) -> Array | ServiceError | None:
-        if ready is not None or len(picture.data) > _DECODE_ON_LOOP_BYTES:
+    def _small(self, pictures: _Pictures, ready: Array | None) -> Array | ServiceError | None:
+        if ready is not None or not size.is_small(pictures.files[0]):
             return ready
-        return attempt(picture.decode, self.settings.max_image_pixels)
+        return attempt(pictures.pixels, 0, self.settings.max_image_pixels)
 
-    def _picture(self, content_type: bytes, body: bytes) -> Array | _Picture:
-        """The pixels of a request, or its picture where that is still to be decoded."""
+    def _found(self, content_type: bytes, body: bytes) -> Array | _Pictures:
+        """The pixels [1, 28, 28] of a request, or its picture where that is still to be decoded."""
         kind = media_type(content_type)
         if kind in image.IMAGE_TYPES or kind in _MISSPELT:
-            return _Picture(image.from_bytes, body)
+            return _Pictures([body])
         if kind == "multipart/form-data":
             found = forms.files(body, content_type, "file")
             if len(found) != 1:
@@ -137,12 +173,13 @@ class Digit(Endpoint):
                     f"The form has {len(found)} files; one is taken here, many at /predict/digit/batch.",
                     ("body", "file"),
                 )
-            return _Picture(image.from_bytes, found[0])
+            return _Pictures(found)
         if is_json(kind):
             content = _content(body)
             if one_of(content, ("image", "pixels"), (), ("body",)) == "pixels":
-                return image.from_pixels(content["pixels"])
-            return _Picture(image.from_base64, text_of(content["image"], ("body", "image")))
+                return image.from_pixels(content["pixels"])[np.newaxis]
+            loc = ("body", "image")
+            return _Pictures([image.from_text(text_of(content["image"], loc), loc)], loc)
         raise unsupported(kind, [*sorted(image.IMAGE_TYPES), "multipart/form-data", "application/json"])
 
 
@@ -151,13 +188,13 @@ class DigitBatch(Digit):
 
     most_short_bytes = 262_144
 
-    async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
+    async def answer(self, scope: Scope, body: bytes, caller: Caller) -> tuple[Any, Sequence[Answer]]:
         asked = asked_in_query(scope)
         await self.registry.model("image", asked.model, asked.version)
-        pixels = await self._pixels(header(scope, b"content-type") or b"", body)
+        pixels = await self._pixels(header(scope, b"content-type") or b"", body, caller)
         if asked.explain:
             check_explained(len(pixels), ("query", "explain"))
-        classifier, answer, reasons = await self.run(pixels, asked, gone)
+        classifier, answer, reasons = await self.run(pixels, asked, caller)
         predictions = [{**told, **reason} for told, reason in zip(classifier.digits(answer), reasons, strict=True)]
         return {"predictions": predictions, "model": classifier.model}, [answer]
 
@@ -167,25 +204,17 @@ class DigitBatch(Digit):
 
     def _rows_at_once(self, requests: Sequence[Request]) -> list[Array | ServiceError | None]:
         """Each request's pixels [n, 28, 28]; None where a picture is not in MNIST's form."""
-        found = [attempt(self._pictures, request.content_type, request.body) for request in requests]
-        return [_stacked(image.in_mnist_form(each.data)) if isinstance(each, _Pictures) else each for each in found]
+        found = [attempt(self._found, request.content_type, request.body) for request in requests]
+        return [_stacked(image.in_mnist_form(each.files)) if isinstance(each, _Pictures) else each for each in found]
 
-    async def _pixels(self, content_type: bytes, body: bytes) -> Array:
-        found = self._pictures(content_type, body)
-        if isinstance(found, np.ndarray):
-            return found
-        ready = image.in_mnist_form(found.data)
-        pixels = _stacked(ready)
-        return pixels if pixels is not None else np.stack(await self.off_loop(self._rest, found, ready))
-
-    def _pictures(self, content_type: bytes, body: bytes) -> Array | _Pictures:
+    def _found(self, content_type: bytes, body: bytes) -> Array | _Pictures:
         """The pixels [n, 28, 28] of a request, or its pictures where those are still to be decoded."""
         kind = media_type(content_type)
         most = self.settings.max_batch_items
         if kind == "multipart/form-data":
             found = forms.files(body, content_type, "file")
             check_count(len(found), ("body", "file"), most)
-            return _Pictures(image.from_bytes, found, ("body", "file"))
+            return _Pictures(found, ("body", "file"), many=True)
         if is_json(kind):
             content = _content(body)
             key = one_of(content, ("images", "pixels"), (), ("body",))
@@ -195,20 +224,31 @@ class DigitBatch(Digit):
             items = items_of(content[key], ("body", key), most)
             if key == "pixels":
                 return image.from_pixels_batch(items)
-            texts = [text_of(item, ("body", key, index)) for index, item in enumerate(items)]
-            return _Pictures(image.from_base64, texts, ("body", key))
+            return _Pictures([_file(item, index) for index, item in enumerate(items)], ("body", key), many=True)
         raise unsupported(kind, ["multipart/form-data", "application/json"])
 
-    def _rest(self, pictures: _Pictures, ready: Sequence[Array | None]) -> list[Array]:
-        """Decode what is not ready; a bad picture is a 422 that names its index."""
-        decoded = []
-        for index, (file, pixels) in enumerate(zip(pictures.data, ready, strict=True)):
-            try:
-                found = pictures.call(file, max_pixels=self.settings.max_image_pixels) if pixels is None else pixels
-            except (InvalidInput, UnreadableBody) as error:
-                raise invalid(f"Picture {index}: {error.detail}", (*pictures.loc, index), error.code) from None
-            decoded.append(found)
-        return decoded
+
+def _goes(costs: dict[int, int]) -> list[list[int]]:
+    """The pictures in groups that a thread decodes without a look at the caller: each as large as a small one."""
+    goes: list[list[int]] = []
+    room = 0
+    for index, cost in costs.items():
+        if not goes or cost > room:
+            goes.append([])
+            room = SMALL_PIXELS
+        goes[-1].append(index)
+        room -= cost
+    return goes
+
+
+def _file(item: Any, index: int) -> bytes:
+    """The file of one base64 text of many."""
+    loc = ("body", "images", index)
+    text = text_of(item, loc)
+    try:
+        return image.from_text(text, loc)
+    except InvalidInput as error:
+        raise invalid(f"Picture {index}: {error.detail}", loc, error.code) from None
 
 
 def _stacked(pictures: Sequence[Array | None]) -> Array | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from service.answers import explaining_headers
 from service.batch import Answer
+from service.bodies import Held
+from service.caller import Caller, arrived, never_gone
+from service.decoding import DecodeQueue
 from service.errors import ServiceError, UnsupportedMediaType
 from service.exchange import MOST_SHORT_BYTES, Decoded, Request
 from service.explain.prober import Prober
@@ -24,12 +26,8 @@ from service.warnings import found_in
 from service.warnings import headers as warning_headers
 from service.wire import ClientGone, header, leaver, read_body, send_json
 
-Gone = Callable[[], bool]
-P = ParamSpec("P")
-R = TypeVar("R")
-
-_DECODERS = 2
-"""Threads for large bodies: bounds the memory of 25-megapixel pictures that arrive together."""
+ON_LOOP_BYTES = 65_536
+"""Longer JSON and forms are read on a thread."""
 
 
 class Endpoint:
@@ -40,22 +38,27 @@ class Endpoint:
 
     most_short_bytes = MOST_SHORT_BYTES
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: Settings, decoding: DecodeQueue) -> None:
         self.registry = registry
         self.settings = settings
         self.timeout_s = settings.deadline_ms / 1000
-        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decoder")
+        self.decoding = decoding
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.decoding.bodies.hold() as held:
+            await self._serve(scope, receive, send, held)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, held: Held) -> None:
         passage: Passage | None = None
         try:
             _check_coding(scope)
-            body = await read_body(scope, receive, self.settings.max_body_bytes)
+            body = await read_body(scope, receive, self.settings.max_body_bytes, held)
+            caller = arrived(leaver(receive), self.timeout_s)
             if self.registry.trials:
                 passage = Passage(key_of(scope))
-                content, answers = await passage.run(functools.partial(self.answer, scope, body, leaver(receive)))
+                content, answers = await passage.run(functools.partial(self.answer, scope, body, caller))
             else:
-                content, answers = await self.answer(scope, body, leaver(receive))
+                content, answers = await self.answer(scope, body, caller)
         except ServiceError as error:
             await answer_with(error, scope, send)
         except ClientGone:
@@ -73,31 +76,19 @@ class Endpoint:
                 await send_json(send, 200, content, headers)
             else:
                 await send_json(send, 200, content, [*headers, *passage.headers])
-                passage.afterwards(functools.partial(self.answer, scope, body, _stays))
+                passage.afterwards(lambda: self.answer(scope, body, arrived(never_gone, self.timeout_s)))
 
-    async def off_loop(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The result of a call that would hold the event loop too long."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._decoders, functools.partial(call, *args, **kwargs)
-        )
-
-    def prober(self, slot: Place, loaded: Loaded, gone: Gone) -> Prober:
+    def prober(self, slot: Place, loaded: Loaded, caller: Caller) -> Prober:
         """What explains this request's answers; made before they are asked for, as one deadline covers both."""
-        deadline = asyncio.get_running_loop().time() + self.timeout_s
-        return Prober(slot.batcher, loaded, deadline=deadline, gone=gone)
+        return Prober(slot.batcher, loaded, deadline=caller.deadline, gone=caller.gone)
 
     def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
         """The short way: each request decoded, or what is wrong with it, or None where it needs the event loop."""
         raise NotImplementedError
 
-    async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
+    async def answer(self, scope: Scope, body: bytes, caller: Caller) -> tuple[Any, Sequence[Answer]]:
         """The JSON content of the answer and the batches it came from."""
         raise NotImplementedError
-
-
-def _stays() -> bool:
-    """For what is done for nobody: it is never left."""
-    return False
 
 
 def _check_coding(scope: Scope) -> None:

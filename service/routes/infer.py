@@ -14,6 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models.manifest import Kind
 from service.answers import explaining_headers
 from service.batch import Answer
+from service.bodies import Held
+from service.caller import Caller, arrived, never_gone
+from service.decoding import DecodeQueue
 from service.errors import ServiceError, attempt
 from service.exchange import Body, Decoded, Direct, Ready, Request
 from service.metrics import Metrics
@@ -22,7 +25,7 @@ from service.oip import compression
 from service.oip.door import Door, Framing, framing, version_of
 from service.passage import Passage, key_of
 from service.registry import Registry
-from service.routes.endpoint import Endpoint, Gone
+from service.routes.endpoint import Endpoint
 from service.settings import Settings
 from service.slot import Loaded, Place, Slot
 from service.wire import ClientGone, leaver, read_body, send_bytes
@@ -51,8 +54,8 @@ class _Asked(NamedTuple):
 class Infer(Endpoint):
     """Infer requests for any model and version."""
 
-    def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
-        super().__init__(registry, settings)
+    def __init__(self, registry: Registry, settings: Settings, metrics: Metrics, decoding: DecodeQueue) -> None:
+        super().__init__(registry, settings, decoding)
         self.door = Door(registry, settings, metrics)
         self._of_models: dict[str, ModelInfer] = {}
 
@@ -62,19 +65,28 @@ class Infer(Endpoint):
 
     async def serve(self, name: str, version: str | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request for a model, and for the version that its path names, if it names one."""
+        with self.decoding.bodies.hold() as held:
+            await self._serve_named(name, version, scope, receive, send, held)
+
+    async def _serve_named(
+        self, name: str, version: str | None, scope: Scope, receive: Receive, send: Send, held: Held
+    ) -> None:
         started, loaded = perf_counter(), None
         passage: Passage | None = None
         try:
             number = version_of(version, name)
             loaded = await (await self.registry.slot(name)).get(number)
             frame = framing(scope["headers"])
-            asked = _Asked(name, number, loaded.manifest.kind, frame, await self._body(frame, scope, receive))
-            told = functools.partial(self._told, asked, leaver(receive))
+            body = await read_body(scope, receive, self.settings.max_body_bytes, held)
+            caller = arrived(leaver(receive), self.timeout_s)
+            body = await self._unpacked(frame, body, held, caller)
+            asked = _Asked(name, number, loaded.manifest.kind, frame, body)
+            told = functools.partial(self._told, asked, caller)
             if number is None and name in self.registry.trials:
                 passage = Passage(key_of(scope))
-                body, answers = await passage.run(told)
+                answer, answers = await passage.run(told)
             else:
-                body, answers = await told()
+                answer, answers = await told()
         except ServiceError as error:
             if loaded is not None:
                 self.door.count(loaded, error, perf_counter() - started)
@@ -87,11 +99,11 @@ class Infer(Endpoint):
                 raise
             self.door.count(loaded, None, perf_counter() - started)  # its place went to others
         else:
-            self.registry.metrics.warned(body.warned)
-            headers = [*explaining_headers(answers), *body.headers, *(passage.headers if passage is not None else ())]
-            await send_bytes(send, 200, body.content, body.content_type, headers)
+            self.registry.metrics.warned(answer.warned)
+            headers = [*explaining_headers(answers), *answer.headers, *(passage.headers if passage is not None else ())]
+            await send_bytes(send, 200, answer.content, answer.content_type, headers)
             if passage is not None:
-                passage.afterwards(functools.partial(self._told, asked, _stays))
+                passage.afterwards(lambda: self._told(asked, arrived(never_gone, self.timeout_s)))
 
     def of_model(self, path: str) -> ModelInfer | None:
         """The endpoint of a path that names a model which is open here, and no version."""
@@ -103,25 +115,29 @@ class Infer(Endpoint):
             found = self._of_models[name] = ModelInfer(self, name)
         return found
 
-    async def _body(self, frame: Framing, scope: Scope, receive: Receive) -> bytes:
+    async def _unpacked(self, frame: Framing, body: bytes, held: Held, caller: Caller) -> bytes:
+        if frame.packed is None:
+            return body
         limit = self.settings.max_body_bytes
-        body = await read_body(scope, receive, limit)
-        return body if frame.packed is None else await self.off_loop(compression.unpack, body, frame.packed, limit)
+        with self.decoding.admit(min(limit, compression.MOST_RATIO * len(body)), caller) as admission:
+            unpacked = await admission.run(compression.unpack, body, frame.packed, limit)
+        held.grow_to(len(body) + len(unpacked))
+        return unpacked
 
-    async def _told(self, asked: _Asked, gone: Gone) -> tuple[Body, Sequence[Answer]]:
+    async def _told(self, asked: _Asked, caller: Caller) -> tuple[Body, Sequence[Answer]]:
         """The response, and the answers in it."""
         place, loaded = await self._place(asked)
         check = functools.partial(self.door.query, loaded, asked.body, asked.frame.json_length)
         if asked.json_bytes <= _ON_LOOP_BYTES:
             query = check(place.batcher.most_rows)
         else:
-            query = await self.off_loop(check, place.batcher.most_rows)
+            query = await self.decoding.run(asked.json_bytes, caller, check, place.batcher.most_rows)
             place, now = await self._place(asked)
             if now is not loaded:  # it was swapped out meanwhile, and may be closed
                 loaded = now
                 query = self.door.query(now, asked.body, asked.frame.json_length, place.batcher.most_rows)
-        timeout_s = self.door.timeout_s(query)
-        futures = place.batcher.submit(loaded.engine, query.parts, timeout_s=timeout_s, gone=gone)
+        timeout_s = min(self.door.timeout_s(query), caller.left_s())
+        futures = place.batcher.submit(loaded.engine, query.parts, timeout_s=timeout_s, gone=caller.gone)
         answers = [await futures[0]] if len(futures) == 1 else await asyncio.gather(*futures)
         return self.door.reply(loaded, query, asked.frame.takes, answers), answers
 
@@ -200,11 +216,6 @@ class Short(Mapping[bytes, Direct]):
 
     def __len__(self) -> int:
         return len(self._fixed)
-
-
-def _stays() -> bool:
-    """For what is done for nobody: it is never left."""
-    return False
 
 
 def routes(infer: Infer) -> list[Route]:

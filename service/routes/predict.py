@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from models.manifest import Kind
+from service.decoding import DecodeQueue
 from service.exchange import Direct
 from service.fork import Fork
 from service.registry import Registry
@@ -29,9 +30,9 @@ _SHORT: dict[str, tuple[Kind, ...]] = {
 """Paths whose small requests need no task, and the kinds of their input: `service.direct`."""
 
 
-def endpoints(registry: Registry, settings: Settings) -> dict[str, Endpoint]:
+def endpoints(registry: Registry, settings: Settings, decoding: DecodeQueue) -> dict[str, Endpoint]:
     """The endpoint of each path."""
-    return {path: endpoint(registry, settings) for path, endpoint in ENDPOINTS.items()}
+    return {path: endpoint(registry, settings, decoding) for path, endpoint in ENDPOINTS.items()}
 
 
 def short(table: dict[str, Endpoint]) -> dict[bytes, Direct]:

@@ -14,6 +14,7 @@ from starlette.types import Scope
 from models.manifest import Kind
 from service.answers import forecast
 from service.batch import Answer, Part
+from service.caller import Caller
 from service.engine import Engine, Tensors
 from service.errors import Location, attempt
 from service.exchange import Body, Decoded, Ready, Request, body_of
@@ -22,7 +23,7 @@ from service.explain import text as text_reasons
 from service.explain.prober import Prober
 from service.inputs import numbers, series
 from service.inputs.fields import asked_in_body, check_explained, items_of, json_object, one_of, require_json
-from service.routes.endpoint import Endpoint, Gone
+from service.routes.endpoint import Endpoint
 from service.slot import Loaded, Place
 from service.warnings import NOTHING, Findings
 from service.wire import header, parse_json
@@ -60,9 +61,9 @@ class _Asked(NamedTuple):
 class Sequences(Endpoint):
     """One text or series."""
 
-    async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
+    async def answer(self, scope: Scope, body: bytes, caller: Caller) -> tuple[Any, Sequence[Answer]]:
         require_json(header(scope, b"content-type") or b"")
-        predictions, answers = await self.predict([_content(body)], [_BODY], gone)
+        predictions, answers = await self.predict([_content(body)], [_BODY], caller)
         return predictions[0], answers
 
     def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
@@ -78,7 +79,7 @@ class Sequences(Endpoint):
         return Ready(row.slot.batcher, row.loaded.engine, row.part, functools.partial(_render, row))
 
     async def predict(
-        self, items: Sequence[Any], places: Sequence[Location], gone: Gone
+        self, items: Sequence[Any], places: Sequence[Location], caller: Caller
     ) -> tuple[list[dict[str, Any]], list[Answer]]:
         """Decode every item before any is queued; rows of one model are admitted together, with one version."""
         with ExitStack() as held:
@@ -86,11 +87,11 @@ class Sequences(Endpoint):
             explained = [index for index, row in enumerate(rows) if row.explain]
             if explained:
                 check_explained(len(explained), (*places[explained[-1]], "explain"))
-            probers = {index: self.prober(rows[index].slot, rows[index].loaded, gone) for index in explained}
-            answers = await self._answers(rows, gone)
+            probers = {index: self.prober(rows[index].slot, rows[index].loaded, caller) for index in explained}
+            answers = await self._answers(rows, caller)
             predictions = [_prediction(row, answer) for row, answer in zip(rows, answers, strict=True)]
             for index, prober in probers.items():
-                predictions[index]["explanation"] = await self._explain(rows[index], answers[index], prober)
+                predictions[index]["explanation"] = await self._explain(rows[index], answers[index], prober, caller)
         return predictions, answers
 
     async def _rows(self, items: Sequence[Any], places: Sequence[Location], held: ExitStack) -> list[_Row]:
@@ -107,17 +108,17 @@ class Sequences(Endpoint):
             rows.append(row)
         return rows
 
-    async def _explain(self, row: _Row, answer: Answer, prober: Prober) -> dict[str, Any]:
+    async def _explain(self, row: _Row, answer: Answer, prober: Prober, caller: Caller) -> dict[str, Any]:
         manifest, encoder = row.loaded.manifest, row.loaded.encoder
         if encoder is not None:
             ids = row.part.inputs[manifest.inputs[0].name][0]
-            offsets = await self.off_loop(encoder.offsets, row.sent)
+            offsets = await self.decoding.run(len(row.sent), caller, encoder.offsets, row.sent)
             (probabilities,) = row.loaded.classifier.probabilities(answer)
             return await text_reasons.explain(prober, row.sent, ids, offsets, probabilities)
         mean = [spec.name for spec in manifest.outputs].index("mean")
         return await series_reasons.explain(prober, row.part.inputs, len(row.sent), answer.outputs[mean][0])
 
-    async def _answers(self, rows: Sequence[_Row], gone: Gone) -> list[Answer]:
+    async def _answers(self, rows: Sequence[_Row], caller: Caller) -> list[Answer]:
         groups: dict[Place, list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault(row.slot, []).append(index)
@@ -126,7 +127,7 @@ class Sequences(Endpoint):
             for loaded in dict.fromkeys(rows[index].loaded for index in indices):
                 mine = [index for index in indices if rows[index].loaded is loaded]
                 parts = [rows[index].part for index in mine]
-                admitted = slot.batcher.submit(loaded.engine, parts, timeout_s=self.timeout_s, gone=gone)
+                admitted = slot.batcher.submit(loaded.engine, parts, timeout_s=caller.left_s(), gone=caller.gone)
                 futures.update(zip(mine, admitted, strict=True))
         return list(await asyncio.gather(*(futures[index] for index in range(len(rows)))))
 
@@ -174,13 +175,13 @@ class Sequences(Endpoint):
 class SequenceBatch(Sequences):
     """Many, kinds mixed, answered in order."""
 
-    async def answer(self, scope: Scope, body: bytes, gone: Gone) -> tuple[Any, Sequence[Answer]]:
+    async def answer(self, scope: Scope, body: bytes, caller: Caller) -> tuple[Any, Sequence[Answer]]:
         require_json(header(scope, b"content-type") or b"")
         content = json_object(parse_json(body), _BODY)
         one_of(content, ("inputs",), (), _BODY)
         items = items_of(content["inputs"], ("body", "inputs"), self.settings.max_batch_items)
         places = [("body", "inputs", index) for index in range(len(items))]
-        predictions, answers = await self.predict(items, places, gone)
+        predictions, answers = await self.predict(items, places, caller)
         return {"predictions": predictions}, answers
 
 

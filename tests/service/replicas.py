@@ -4,6 +4,8 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
 
+from service.caller import arrived, never_gone
+from service.decoding import DecodeQueue
 from service.metrics import Metrics
 from service.passage import Passage
 from service.registry import Registry
@@ -51,10 +53,10 @@ async def ask(registry, content, *, key="me", endpoint=Digit):
         "state": {"request_id": key},
     }
     passage = Passage(key.encode())
-    door = endpoint(registry, registry._settings)
+    door = endpoint(registry, registry._settings, DecodeQueue(registry._settings))
 
     def answer():
-        return door.answer(scope, content, lambda: False)
+        return door.answer(scope, content, arrived(never_gone, 10))
 
     told, answers = await passage.run(answer)
     passage.afterwards(answer)

@@ -14,6 +14,8 @@ import pytest
 from models.jobs import Recipes
 from models.store import Store
 from service.batcher import Batcher
+from service.caller import arrived, never_gone
+from service.decoding import DecodeQueue
 from service.device import Device
 from service.engine import Engine
 from service.explain.prober import Prober
@@ -58,14 +60,14 @@ async def serving(folder, versions):
     settings = Settings(state=folder)
     registry = Registry(store, TOPIC_ALONE, settings, Metrics())
     await registry.start(Device("cpu", try_cuda=False, reason="a test"))
-    yield SequenceBatch(registry, settings)
+    yield SequenceBatch(registry, settings, DecodeQueue(settings))
     await registry.close()
 
 
 def predict(route, items):
     """The predictions, as the route would send them."""
     places = [("body", "inputs", index) for index in range(len(items))]
-    return route.predict(items, places, lambda: False)
+    return route.predict(items, places, arrived(never_gone, 10))
 
 
 async def until(check, seconds=10.0):

@@ -8,6 +8,7 @@ import pytest
 
 from models.store import Store
 from service.batch import Part
+from service.decoding import DecodeQueue
 from service.errors import InvalidInput
 from service.exchange import Ready, Request
 from service.fork import Fork
@@ -158,7 +159,7 @@ def test_the_short_way_keeps_what_is_live_and_gives_up_what_the_canary_picks(sto
     """Without a canary it is not touched; with one each key goes where it would go on the long way, and is counted."""
 
     async def scenario(registry):
-        fork = Fork(Digit(registry, registry._settings), registry, ("image",))
+        fork = Fork(Digit(registry, registry._settings, DecodeQueue(registry._settings)), registry, ("image",))
         requests = [
             Request(b"application/json", body(1 + n), [(b"x-canary-key", f"k{n}".encode())], b"id") for n in range(40)
         ]
@@ -182,7 +183,7 @@ def test_the_short_way_shadows_what_the_canary_picks(store):
     """A request that both versions read alike stays there: answered by live, then run on the candidate."""
 
     async def scenario(registry):
-        fork = Fork(Digit(registry, registry._settings), registry, ("image",))
+        fork = Fork(Digit(registry, registry._settings, DecodeQueue(registry._settings)), registry, ("image",))
         requests = [Request(b"application/json", body(1), [], f"k{n}".encode()) for n in range(40)]
         await order(registry, percent=30, mode="shadow")
         decoded = fork.at_once(requests)

@@ -114,8 +114,10 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
             raise NotOffered(f"{call.path.rpartition('/')[2][:100]} is not offered here; see README for what is.")
         place = await self._enter(key)
         try:
-            message = await self._read(call.context)
-            return await self._answer(call, message)
+            with self._inference.decoding.bodies.hold() as held:
+                message = await self._read(call.context)
+                held.grow_to(len(message))
+                return await self._answer(call, message)
         finally:
             self._leave(place)
 
@@ -176,9 +178,11 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             place = await self._enter(key)
             try:
-                with _legible(STREAM):
-                    asked = await self._inference.read(await self._unpacked(message))
-                response, _ = await self._inference.answer(asked, call.caller)
+                with self._inference.decoding.bodies.hold() as held:
+                    held.grow_to(len(message))
+                    with _legible(STREAM):
+                        asked = await self._inference.read(await self._unpacked(message))
+                    response, _ = await self._inference.answer(asked, call.caller)
                 answer.infer_response.CopyFrom(response)
             finally:
                 self._leave(place)
@@ -229,7 +233,8 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         """The message as it was before its client packed it; gRPC itself would unpack it to any size."""
         if not message.startswith(_PACKED):
             return message
-        return await self._inference.off_loop(compression.unpack, message, b"gzip", self._most_bytes)
+        longest = min(self._most_bytes, compression.MOST_RATIO * len(message))
+        return await self._inference.off_loop(longest, compression.unpack, message, b"gzip", self._most_bytes)
 
     async def _guarded(self, call: Call, answer: Callable[[], Awaitable[Any]]) -> Any:
         """The answer, or the error in gRPC's form; counted and logged like an HTTP request."""

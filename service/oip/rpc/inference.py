@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from models.manifest import Kind
 from service.answers import explaining_headers
 from service.batch import Answer
+from service.caller import arrived, never_gone
+from service.decoding import DecodeQueue
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.oip.contract import MostRows, Query
@@ -33,7 +34,6 @@ _ON_LOOP_BYTES = 262_144
 """Larger messages are read on a thread: this is 256 pictures, raw."""
 _ON_LOOP_TYPED_BYTES = 65_536
 """The same for those whose values must be looked at one by one."""
-_READERS = 2
 
 
 class Caller(NamedTuple):
@@ -64,16 +64,17 @@ class _Response(NamedTuple):
 class Inference:
     """Infer requests for any model and version."""
 
-    def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, settings: Settings, metrics: Metrics, decoding: DecodeQueue) -> None:
+        self.decoding = decoding
         self._registry = registry
         self._door = Door(registry, settings, metrics)
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="rpc-reader")
+        self._timeout_s = settings.deadline_ms / 1000
 
     async def read(self, body: bytes) -> Any:
         """The ModelInferRequest of these bytes. InvalidInput, google.protobuf's DecodeError."""
         if len(body) <= _ON_LOOP_BYTES:
             return conversion.parsed(body)
-        return await self.off_loop(conversion.parsed, body)
+        return await self.off_loop(len(body), conversion.parsed, body)
 
     async def answer(self, message: Any, caller: Caller) -> tuple[Any, list[Header]]:
         """The ModelInferResponse to a ModelInferRequest, and the headers that explain it. Raises ServiceError."""
@@ -84,7 +85,7 @@ class Inference:
             loaded = await (await self._registry.slot(name)).get(version)
             is_long = message.ByteSize() > (_ON_LOOP_BYTES if message.raw_input_contents else _ON_LOOP_TYPED_BYTES)
             convert = functools.partial(conversion.asked, message)
-            asked, raw = await self.off_loop(convert) if is_long else convert()
+            asked, raw = await self.off_loop(message.ByteSize(), convert) if is_long else convert()
             request = _Request(name, version, loaded.manifest.kind, asked, raw, is_long)
             return await self._passed(request, caller)
         except ServiceError as error:
@@ -96,9 +97,12 @@ class Inference:
                 self._door.count(loaded, None, perf_counter() - started)
             raise
 
-    async def off_loop(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The result of a call that would hold the event loop too long."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, functools.partial(call, *args, **kwargs))
+    async def off_loop(self, length: int, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of a call on so many bytes, that would hold the event loop too long. Busy, DeadlinePassed.
+
+        gRPC cancels the task of a caller who leaves; what has not been begun then is not.
+        """
+        return await self.decoding.run(length, arrived(never_gone, self._timeout_s), call, *args, **kwargs)
 
     async def _passed(self, request: _Request, caller: Caller) -> tuple[Any, list[Header]]:
         """The answer, by way of the canary where one runs."""
@@ -124,7 +128,8 @@ class Inference:
         """The response, and the answers in it."""
         place, loaded = await self._place(request)
         if request.is_long:
-            query = await self.off_loop(self._query, loaded, request, place.batcher.most_rows)
+            length = len(request.raw) or _ON_LOOP_BYTES
+            query = await self.off_loop(length, self._query, loaded, request, place.batcher.most_rows)
             place, now = await self._place(request)
             if now is not loaded:  # it was swapped out meanwhile, and may be closed
                 loaded = now

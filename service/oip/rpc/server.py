@@ -7,6 +7,7 @@ import sys
 
 import grpc
 
+from service.decoding import DecodeQueue
 from service.oip.rpc.calls import Calls, Door
 from service.oip.rpc.inference import Inference
 from service.oip.rpc.views import Views
@@ -22,11 +23,11 @@ _PING_MS, _PONG_MS = 60_000, 20_000
 class Server:
     """Create it on the event loop of the application. It closes as servers of asyncio do."""
 
-    def __init__(self, door: Door, registry: Registry, settings: Settings, version: str) -> None:
+    def __init__(self, door: Door, registry: Registry, settings: Settings, decoding: DecodeQueue, version: str) -> None:
         self._grace_s = settings.shutdown_grace_s
         self._calls = Calls(
             door,
-            Inference(registry, settings, door.metrics),
+            Inference(registry, settings, door.metrics, decoding),
             Views(registry, settings, door.metrics, version),
             settings,
         )
