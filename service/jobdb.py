@@ -15,8 +15,10 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, WorkflowStatus
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, WorkflowStatus
 from dbos import error as dbos_error
+from dbos._schemas.system_database import SystemSchema
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -53,6 +55,9 @@ QUEUE_FULL_RETRY_S = 30
 AGAIN_S = 2.0
 _THREADS = 4
 _MOST_ROWS = 2048
+_ROWS = SystemSchema.workflow_status
+_TURN = 0x6E6575726F
+"""The number of PostgreSQL's lock that submissions take turns by."""
 _KEYS = uuid.UUID("6a1c7a55-3f0e-4a6e-9d0e-8f1f6f2b7c11")
 _ID = re.compile(r"[0-9a-f-]{36}")
 
@@ -121,24 +126,16 @@ class JobDatabase:
         return None if value is None else Snapshot.model_validate(value)
 
     def submit(self, spec: JobSpec, key: str | None) -> Job:
-        client = self._connected()
         job_id = str(uuid.uuid4() if key is None else uuid.uuid5(_KEYS, key))
-        if key is None or not client.list_workflows(workflow_ids=[job_id], load_input=False, load_output=False):
-            waiting = client.list_queued_workflows(queue_name=QUEUE, status="ENQUEUED", load_input=False)
-            if len(waiting) >= self._most_queued:
-                detail = f"{len(waiting)} training jobs are waiting already; come back later."
-                raise Busy(detail, code="job_queue_full", retry_after_s=QUEUE_FULL_RETRY_S)
-            client.enqueue(
-                {
-                    "workflow_name": WORKFLOW,
-                    "queue_name": QUEUE,
-                    "workflow_id": job_id,
-                    "app_version": APPLICATION_VERSION,
-                    "priority": spec.priority,
-                    "attributes": {SUBMITTED: int(time.time() * 1000)},
-                },
-                spec.model_dump(mode="json"),
-            )
+        client = self._connected()
+        with client._sys_db.engine.begin() as connection:
+            _wait_for_turn(connection)
+            if not _count(connection, _ROWS.c.workflow_uuid == job_id):
+                waiting = _count(connection, _ROWS.c.queue_name == QUEUE, _ROWS.c.status == "ENQUEUED")
+                if waiting >= self._most_queued:
+                    detail = f"{waiting} training jobs are waiting already; come back later."
+                    raise Busy(detail, code="job_queue_full", retry_after_s=QUEUE_FULL_RETRY_S)
+                client.enqueue_in_transaction(connection, _options(job_id, spec), spec.model_dump(mode="json"))
         job = self.get(job_id)
         if job.spec != spec:  # also when two requests with one key came at the same time
             detail = f"The Idempotency-Key was used for another request, job {job_id}."
@@ -217,6 +214,29 @@ class JobDatabase:
         except dbos_error.DBOSNonExistentWorkflowError:
             raise NotFound(f"There is no job {job_id!r}.", code="job_not_found") from None
         return values, True
+
+
+def _wait_for_turn(connection: sa.Connection) -> None:
+    """Hold up every other submission, of any process, until this transaction ends: what it counts must not change."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver itself would begin at the first change only
+    else:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TURN)))
+
+
+def _count(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> int:
+    return connection.execute(sa.select(sa.func.count()).select_from(_ROWS).where(*conditions)).scalar_one()
+
+
+def _options(job_id: str, spec: JobSpec) -> EnqueueOptions:
+    return {
+        "workflow_name": WORKFLOW,
+        "queue_name": QUEUE,
+        "workflow_id": job_id,
+        "app_version": APPLICATION_VERSION,
+        "priority": spec.priority,
+        "attributes": {SUBMITTED: int(time.time() * 1000)},
+    }
 
 
 def prepare_database(url: str) -> None:

@@ -8,6 +8,7 @@ from models.database import shown
 from tests.postgres import Postgres
 from tests.server import EXAMPLES, Server, free_port, wait_until
 from tests.service.test_train import (  # noqa: F401
+    assert_exactly_the_limit_waits,
     busy,
     client,
     ended,
@@ -102,6 +103,14 @@ def test_a_worker_waits_for_its_database(frail, tmp_path):
         desk.close()
     finally:
         assert worker.stop() == 0
+
+
+def test_a_full_queue_takes_exactly_its_limit_on_a_server(postgres, tmp_path):
+    """A server takes many changes at a time, where SQLite takes one."""
+    settings = {"trainer": "external", "workers": 2, "database_url": postgres.url()}
+    with Server(tmp_path, **settings) as server:
+        assert_exactly_the_limit_waits(server)
+        assert server.client.post("/train", json={"task": "digit"}).status_code == 429
 
 
 def test_predictions_go_on_without_the_job_database(tmp_path):

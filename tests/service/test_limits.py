@@ -5,7 +5,7 @@ import time
 import pytest
 
 from service.errors import Busy
-from service.keys import new_key
+from service.keys import Key, new_key
 from service.limits import Limits, Shared
 from service.settings import Settings
 
@@ -68,3 +68,42 @@ def test_requests_in_hand_are_counted_over_all_workers():
     first.enter(WEB)
     with pytest.raises(Busy):
         second.enter(WEB)
+
+
+def colliding(count):
+    """Keys whose hashes begin alike, and lead to the same slot."""
+    digests = [bytes([1, 2, 3, 4, *divmod(index, 256), 0, 0]) + WEB.digest[8:] for index in range(count)]
+    return [Key(f"key-{index}", WEB.scopes, digest) for index, digest in enumerate(digests)]
+
+
+def test_two_keys_never_share_a_limit():
+    """However alike their hashes begin, each has its own count, in every worker."""
+    shared = Shared(2)
+    workers = [Limits(Settings(key_concurrency=1, key_requests_per_s=1), shared, worker) for worker in range(2)]
+    keys = colliding(100)
+    places = [workers[index % 2].enter(key) for index, key in enumerate(keys)]
+    assert len({place // 2 for place in places}) == len(keys)
+    for index, key in enumerate(keys):
+        with pytest.raises(Busy, match=f"'key-{index}'"):
+            workers[(index + 1) % 2].enter(key)
+
+
+def test_keys_that_are_gone_leave_their_slots_to_others(monkeypatch):
+    """A key file may be changed for ever; too many keys at the same moment are a refusal, not a shared limit."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    limits = Limits(Settings(key_concurrency=1))
+    keys = colliding(1000)
+    for key in keys:
+        enter_and_leave(limits, key)
+    with pytest.raises(Busy) as refused:
+        list(map(limits.enter, keys))
+    assert refused.value.code == "too_many_keys"
+    limited = Limits(Settings(key_requests_per_s=1))
+    with pytest.raises(Busy):
+        list(map(limited.enter, keys))
+    now[0] += 5
+    for key in keys[:50]:
+        enter_and_leave(limited, key)
+        with pytest.raises(Busy, match="used up"):
+            limited.enter(key)

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -12,7 +14,7 @@ import uvicorn
 from models.jobs import JobSpec, JobStatus
 from service.app import create_app
 from service.settings import Settings
-from tests.server import wait_until
+from tests.server import Server, wait_until
 from tests.workers import WorkerProcess, children, plan
 
 UNKNOWN = "00000000-0000-0000-0000-000000000000"
@@ -228,6 +230,28 @@ def test_a_full_queue_says_when_to_come_back(tmp_path):
         assert client.post("/train", json=body, headers=key).status_code == 202
         client.delete(f"/train/{second}")
         assert client.post("/train", json=body).status_code == 202
+
+
+def test_a_full_queue_takes_exactly_its_limit(tmp_path):
+    """Forty at once, over two HTTP processes: sixteen wait, the others are told to come back."""
+    with Server(tmp_path, trainer="external", workers=2) as server:
+        assert_exactly_the_limit_waits(server)
+
+
+def assert_exactly_the_limit_waits(server):
+    """Each request comes by a connection of its own, so that both processes get some."""
+    ready = threading.Barrier(40)
+
+    def ask(seed):
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            client.get("/health/live")
+            ready.wait(30)
+            return client.post("/train", json={"task": "digit", "seed": seed}).status_code
+
+    with ThreadPoolExecutor(40) as pool:
+        statuses = Counter(pool.map(ask, range(40)))
+    assert statuses == {202: 16, 429: 24}
+    assert len(server.client.get("/train?limit=100").json()["jobs"]) == 16
 
 
 def test_training_can_be_off(tmp_path):
