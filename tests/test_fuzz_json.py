@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from models.manifest import read_manifest
+from service.decoding import DecodeQueue
 from service.errors import ServiceError, attempt
 from service.exchange import Ready, Request
 from service.inputs import image, numbers, series
@@ -88,7 +89,9 @@ def book(tmp_path):
     return functools.partial(opened, tmp_path)
 
 
-ONE, MANY, LONE, SERIES = (kind(Zoo(), Settings()) for kind in (Digit, DigitBatch, Sequences, SequenceBatch))
+ONE, MANY, LONE, SERIES = (
+    kind(Zoo(), Settings(), DecodeQueue(Settings())) for kind in (Digit, DigitBatch, Sequences, SequenceBatch)
+)
 
 
 def answered(found):

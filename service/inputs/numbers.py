@@ -8,6 +8,7 @@ simdjson has no built package (`pyproject.toml` says where it has): the answers 
 from __future__ import annotations
 
 import math
+import threading
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -21,7 +22,16 @@ except ImportError:
 
 _DTYPES = {"d": np.float64, "u": np.uint64}
 _IN_NUMBERS = b"0123456789.+-eE \t\r\n"
-_parser: Any = simdjson and simdjson.Parser()
+
+
+class _Parsers(threading.local):
+    """One parser a thread: its memory is used again by the next body."""
+
+    def __init__(self) -> None:
+        self.parser: Any = simdjson and simdjson.Parser()
+
+
+_parsers = _Parsers()
 
 
 def read(body: bytes, key: str, of: Literal["d", "u"]) -> tuple[NDArray[Any], dict[str, Any]] | None:
@@ -29,14 +39,15 @@ def read(body: bytes, key: str, of: Literal["d", "u"]) -> tuple[NDArray[Any], di
 
     None where the body is no such JSON object, and for whole numbers that only a larger type could hold.
     """
-    if _parser is None or body[:1] != b"{":
+    parser = _parsers.parser
+    if parser is None or body[:1] != b"{":
         return None
     shape = _shape(body)
     if shape is None:
         return None
     content: Any = None
     try:
-        content = _parser.parse(body)
+        content = parser.parse(body)
         keys: list[str] = list(content)
         if key not in keys or len(set(keys)) != len(keys):
             return None
@@ -45,7 +56,7 @@ def read(body: bytes, key: str, of: Literal["d", "u"]) -> tuple[NDArray[Any], di
     except (ValueError, TypeError, AttributeError, RuntimeError):  # no JSON, other types, no array, too large a number
         return None
     finally:
-        del content  # the parser's memory is used again by the next body
+        del content  # else the parser refuses the next body
     return (flat.reshape(shape), rest) if flat.size == math.prod(shape) else None  # an empty row has no commas either
 
 

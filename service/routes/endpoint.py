@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -77,6 +77,10 @@ class Endpoint:
             else:
                 await send_json(send, 200, content, [*headers, *passage.headers])
                 passage.afterwards(lambda: self.answer(scope, body, arrived(never_gone, self.timeout_s)))
+
+    async def parsed(self, body: bytes, caller: Caller, parse: Callable[[bytes], Any]) -> Any:
+        """The JSON of a body; a long one is parsed on a thread."""
+        return parse(body) if len(body) <= ON_LOOP_BYTES else await self.decoding.run(len(body), caller, parse, body)
 
     def prober(self, slot: Place, loaded: Loaded, caller: Caller) -> Prober:
         """What explains this request's answers; made before they are asked for, as one deadline covers both."""

@@ -31,6 +31,12 @@ from service.wire import header, parse_json
 _ONE_OF = ("text", "values")
 _OPTIONS = ("model", "version", "explain")
 _BODY: Location = ("body",)
+_ON_LOOP_COST = 8_192
+"""Characters of text that are decoded on the event loop, 3 ms; longer requests take a thread."""
+_ROW_COST = 8
+"""Of a list of numbers: what reads it takes as long as for so many characters."""
+_GO = 8
+"""Items that a thread decodes without a look at the caller."""
 
 
 class _Row(NamedTuple):
@@ -57,13 +63,22 @@ class _Asked(NamedTuple):
     version: int | None
     explain: bool
 
+    @property
+    def cost(self) -> int:
+        """How long it takes to decode, in characters of text."""
+        if self.kind == "text":
+            text = self.content["text"]
+            return len(text) if isinstance(text, str) else 0
+        values = self.content["values"]
+        return _ROW_COST * len(values) if isinstance(values, list) else 0
+
 
 class Sequences(Endpoint):
     """One text or series."""
 
     async def answer(self, scope: Scope, body: bytes, caller: Caller) -> tuple[Any, Sequence[Answer]]:
         require_json(header(scope, b"content-type") or b"")
-        predictions, answers = await self.predict([_content(body)], [_BODY], caller)
+        predictions, answers = await self.predict([await self.parsed(body, caller, _content)], [_BODY], caller)
         return predictions[0], answers
 
     def at_once(self, requests: Sequence[Request]) -> list[Decoded]:
@@ -75,6 +90,8 @@ class Sequences(Endpoint):
         there = self.registry.at_once(asked.kind)
         if there is None or (asked.name, asked.version, asked.explain) != (None, None, False):
             return None
+        if asked.cost > _ON_LOOP_COST:
+            return None
         row = self._decode(*there, asked, _BODY)
         return Ready(row.slot.batcher, row.loaded.engine, row.part, functools.partial(_render, row))
 
@@ -83,7 +100,7 @@ class Sequences(Endpoint):
     ) -> tuple[list[dict[str, Any]], list[Answer]]:
         """Decode every item before any is queued; rows of one model are admitted together, with one version."""
         with ExitStack() as held:
-            rows = await self._rows(items, places, held)
+            rows = await self._rows(items, places, held, caller)
             explained = [index for index, row in enumerate(rows) if row.explain]
             if explained:
                 check_explained(len(explained), (*places[explained[-1]], "explain"))
@@ -94,19 +111,31 @@ class Sequences(Endpoint):
                 predictions[index]["explanation"] = await self._explain(rows[index], answers[index], prober, caller)
         return predictions, answers
 
-    async def _rows(self, items: Sequence[Any], places: Sequence[Location], held: ExitStack) -> list[_Row]:
-        """Every item decoded. The engines stay open in `held`: to find the version of a later item can take so long
-        that that of an earlier one is swapped out."""
-        rows: list[_Row] = []
+    async def _rows(
+        self, items: Sequence[Any], places: Sequence[Location], held: ExitStack, caller: Caller
+    ) -> list[_Row]:
+        """Every item decoded, many or long ones on a thread. The engines stay open in `held`: to find the version of a
+        later item, or to decode it, can take so long that that of an earlier one is swapped out."""
+        found: list[tuple[Place, Loaded, _Asked, Location]] = []
         engines: set[Engine] = set()
         for item, loc in zip(items, places, strict=True):
-            row = await self._row(item, loc)
-            engine = row.loaded.engine
-            if engine not in engines and (row.explain or len(items) > 1):
-                held.enter_context(row.slot.batcher.hold(engine))
-                engines.add(engine)
-            rows.append(row)
+            asked = self._asked(item, loc)
+            slot, loaded = await self.registry.model(asked.kind, asked.name, asked.version)
+            if loaded.engine not in engines:
+                held.enter_context(slot.batcher.hold(loaded.engine))
+                engines.add(loaded.engine)
+            found.append((slot, loaded, asked, loc))
+        cost = sum(asked.cost for _, _, asked, _ in found)
+        if cost <= _ON_LOOP_COST:
+            return [self._decode(*each) for each in found]
+        rows: list[_Row] = []
+        with self.decoding.admit(cost, caller) as admission:
+            for go in range(0, len(found), _GO):
+                rows += await admission.run(self._decode_all, found[go : go + _GO])
         return rows
+
+    def _decode_all(self, found: Sequence[tuple[Place, Loaded, _Asked, Location]]) -> list[_Row]:
+        return [self._decode(*each) for each in found]
 
     async def _explain(self, row: _Row, answer: Answer, prober: Prober, caller: Caller) -> dict[str, Any]:
         manifest, encoder = row.loaded.manifest, row.loaded.encoder
@@ -130,10 +159,6 @@ class Sequences(Endpoint):
                 admitted = slot.batcher.submit(loaded.engine, parts, timeout_s=caller.left_s(), gone=caller.gone)
                 futures.update(zip(mine, admitted, strict=True))
         return list(await asyncio.gather(*(futures[index] for index in range(len(rows)))))
-
-    async def _row(self, item: Any, loc: Location) -> _Row:
-        asked = self._asked(item, loc)
-        return self._decode(*await self.registry.model(asked.kind, asked.name, asked.version), asked, loc)
 
     def _asked(self, item: Any, loc: Location) -> _Asked:
         content = json_object(item, loc)
@@ -177,7 +202,7 @@ class SequenceBatch(Sequences):
 
     async def answer(self, scope: Scope, body: bytes, caller: Caller) -> tuple[Any, Sequence[Answer]]:
         require_json(header(scope, b"content-type") or b"")
-        content = json_object(parse_json(body), _BODY)
+        content = json_object(await self.parsed(body, caller, parse_json), _BODY)
         one_of(content, ("inputs",), (), _BODY)
         items = items_of(content["inputs"], ("body", "inputs"), self.settings.max_batch_items)
         places = [("body", "inputs", index) for index in range(len(items))]

@@ -1,8 +1,12 @@
 """The queue in front of decoding: what is admitted, in which order it runs, and who is not worked for."""
 
 import asyncio
+import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from service.bodies import FREE_BYTES, Bodies
@@ -12,7 +16,9 @@ from service.errors import Busy, DeadlinePassed
 from service.metrics import Metrics
 from service.settings import Settings
 from service.wire import ClientGone
+from tests.server import Server
 
+JSON = {"Content-Type": "application/json"}
 LARGE = 4 * SMALL_PIXELS
 
 
@@ -216,3 +222,24 @@ def test_bodies_are_counted_beyond_their_first_part_and_given_back():
     assert bodies.bytes == 0
     with bodies.hold() as alone:
         alone.grow_to(5_000_000)
+
+
+@pytest.mark.slow
+def test_long_texts_and_large_json_do_not_hold_the_event_loop(tmp_path):
+    """256 texts of 20,000 characters, and 9 MB of numbers: a small request beside them waits for neither."""
+    texts = {"inputs": [{"text": "\N{GRINNING FACE} word " * 2500}] * 180}
+    numbers = {"pixels": [[[round(17.0, 1)] * 28] * 28] * 250, "more": [0] * 1_500_000}
+    with Server(tmp_path, workers=1) as server, ThreadPoolExecutor(2) as senders:
+        longest = []
+        for path, content in (("/predict/sequence/batch", texts), ("/predict/digit/batch", numbers)):
+            body = json.dumps(content).encode()
+            assert len(body) < 10 * 2**20
+            sent = senders.submit(httpx.post, server.url + path, content=body, headers=JSON, timeout=60)
+            while not sent.done():
+                started = time.perf_counter()
+                assert server.client.get("/health/live").status_code == 200
+                longest.append(time.perf_counter() - started)
+                time.sleep(0.005)
+            assert sent.result().status_code in {200, 422, 504}
+        print(f"longest {max(longest) * 1000:.0f} ms of {len(longest)}")
+        assert max(longest) < 0.4

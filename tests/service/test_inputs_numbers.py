@@ -68,6 +68,6 @@ def test_without_simdjson_the_general_way_reads_all(monkeypatch):
     rows = np.random.default_rng(2).integers(0, 256, (28, 28))
     body = json.dumps({"pixels": rows.tolist()}).encode()
     found, _ = numbers.read(body, "pixels", "u")
-    monkeypatch.setattr(numbers, "_parser", None)
+    monkeypatch.setattr(numbers._parsers, "parser", None)
     assert numbers.read(body, "pixels", "u") is None
     assert np.array_equal(image.from_pixels(found), image.from_pixels(json.loads(body)["pixels"]))
