@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from models import environment
 from service import logs
 from service.keys import PREDICT, SCOPES, KeyFormatError, new_key
 from service.oip.rpc import port
 from service.security import Guard, exposed
 from service.settings import Settings
 from service.tracing import missing
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +49,10 @@ def make_key(name: str, scopes: Sequence[str]) -> int:
 
 def serve() -> int:
     """Serve until SIGTERM or Ctrl-C."""
+    found = environment.check(os.environ, (environment.PREFIX + name.upper() for name in Settings.model_fields))
+    if found.refusal is not None:
+        print(f"neuroserve: {found.refusal}", file=sys.stderr)  # noqa: T201
+        return 2
     try:
         settings = Settings()
     except ValidationError as exc:
@@ -53,6 +61,8 @@ def serve() -> int:
             print(f"neuroserve: NEUROSERVE_{name}: {error['msg']}", file=sys.stderr)  # noqa: T201
         return 2
     logs.configure(settings.log_format, settings.log_level)
+    for note in found.notes:
+        log.warning("%s", note)
     os.environ.pop("NEUROSERVE_API_KEYS", None)  # the settings hold the hashes; nothing that is started needs more
     if (refusal := _refusal(settings)) is not None:
         print(f"neuroserve: {refusal}", file=sys.stderr)  # noqa: T201

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.database import address
+from models.environment import is_address
 from service.keys import parse_keys
 from service.origins import parse_hosts, parse_origins
 from service.proxies import parse_prefix
@@ -115,6 +116,12 @@ class Settings(BaseSettings):
     log_format: Literal["human", "json"] = Field("human", description="form of the log lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     shutdown_grace_s: Annotated[float, Field(gt=0)] = Field(10.0, description="time running requests get at shutdown")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_addresses(cls, given: dict[str, object]) -> dict[str, object]:
+        """Without what Kubernetes puts into the environment of a service that is named `neuroserve`."""
+        return {name: value for name, value in given.items() if not is_address(value)}
 
     @field_validator("database_url", mode="after")
     @classmethod

@@ -22,6 +22,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from models import environment
 from models.database import address, is_sqlite, shown
 from models.lifeline import signal_when_parent_dies
 from models.store import Store, StoreError
@@ -59,10 +60,17 @@ class WorkerSettings:
 def main(argv: Sequence[str], fit: Sequence[str] = FIT) -> int:
     """`python -m training worker`: run until SIGTERM or SIGINT; 0 after a clean stop, 75 when the name is taken.
 
-    78: the settings ask for a package that is missing.
+    2: a variable of the environment is no setting, or not one that can be. 78: the settings ask for a package that is
+    missing.
     """
+    found = environment.check(os.environ)
+    if (refusal := found.refusal or _wrong_value()) is not None:
+        print(f"worker: {refusal}", file=sys.stderr)  # noqa: T201
+        return 2
     settings = _settings(argv, fit)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s")
+    for note in found.notes if settings.die_with is None else ():  # a parent has said it already
+        log.warning("%s", note)
     if not _trackable(settings):
         return os.EX_CONFIG
     if settings.die_with is not None:
@@ -208,8 +216,39 @@ def _settings(argv: Sequence[str], fit: Sequence[str]) -> WorkerSettings:
     )
 
 
+def _wrong_value() -> str | None:
+    """What is wrong with the first of the worker's variables that cannot be, in a sentence; None when all can."""
+    kinds: dict[str, Callable[[str], object]] = {
+        "DATABASE_URL": _address,
+        "TRAIN_CONCURRENCY": _positive(int),
+        "JOB_TIME_LIMIT_S": _positive(float),
+        "TRAINER_SILENT_S": _positive(float),
+        "SHUTDOWN_GRACE_S": _positive(float),
+        "TRAIN_GPU_MEM_SHARE": _share,
+    }
+    for name, kind in kinds.items():
+        value = os.environ.get(environment.PREFIX + name)
+        try:
+            if value:
+                kind(value)
+        except argparse.ArgumentTypeError as exc:
+            return f"{environment.PREFIX}{name}: {exc}"
+        except ValueError:
+            return f"{environment.PREFIX}{name}: {value!r} is not a number"
+    return None
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share above 0 and at most 1")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
-    env = os.environ.get
+    def env(name: str, default: str = "") -> str:
+        return os.environ.get(name) or default  # compose sets what it does not know to nothing
+
     parser = argparse.ArgumentParser(prog="python -m training worker", description="Take training jobs from the queue.")
     parser.add_argument("--state", default=env("NEUROSERVE_STATE", "var"), help="checkpoints and the job database")
     parser.add_argument(
