@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Callable, MutableSequence
 from time import monotonic
 
@@ -20,6 +21,8 @@ _PATIENCE_S = 0.02
 _LOOK_S = 0.001
 _PAUSE_S = 0.1
 _MOST_AT_ONCE = 64
+_SLACK = 128
+"""Connections over their limit that are accepted all the same: each makes an older one go that only waits."""
 
 Counts = MutableSequence[int]
 
@@ -31,7 +34,12 @@ class Acceptor:
     """
 
     def __init__(
-        self, listener: socket.socket, counts: Counts, place: int, make_protocol: Callable[[], asyncio.Protocol]
+        self,
+        listener: socket.socket,
+        counts: Counts,
+        place: int,
+        make_protocol: Callable[[], asyncio.Protocol],
+        most: int = sys.maxsize,
     ) -> None:
         self._listener = listener
         self._counts = counts
@@ -40,6 +48,8 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._hold_until: float | None = None
+        self._most = most
+        self._is_full = False
         self._closed = False
         counts[place] = 0
         self._listen()
@@ -73,18 +83,28 @@ class Acceptor:
                 self._rest(_LOOK_S)
                 return
             self._hold_until = None
+            if self._counts[self._place] >= self._most + _SLACK:
+                self._wait_for_room(f"{self._counts[self._place]} connections are open")
+                return
             try:
                 connection, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return  # nothing waits any more, or the client gave up
             except OSError as exc:  # out of file descriptors: let some connections end first
-                log.error("cannot accept a connection: %s", exc)
-                self._rest(_PAUSE_S)
+                self._wait_for_room(str(exc))
                 return
+            self._is_full = False
             self._counts[self._place] += 1
             task = self._loop.create_task(self._open(connection))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+
+    def _wait_for_room(self, reason: str) -> None:
+        """Accept again in a moment; one line in the log for the whole time that there is no room."""
+        if not self._is_full:
+            self._is_full = True
+            log.error("cannot accept further connections for now: %s; raise the limit of open files", reason)
+        self._rest(_PAUSE_S)
 
     def _has_its_share(self) -> bool:
         """Whether another has clearly fewer: by one connection when there are few, by an eighth when there are many."""

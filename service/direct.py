@@ -10,114 +10,70 @@ as it is: what the parser made of it is kept, until the keys change that some of
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-
-from service.access import AccessLog
-from service.errors import HeadTooLarge, RequestTimeout, ServiceError, UnreadableBody
-from service.exchange import Desk, Direct, Exchange, Head, response
-from service.metrics import Metrics
+from service.connection import HEAD_END, Connection
+from service.exchange import Desk, Direct, Exchange, Head
 from service.security import Guard
 from service.warnings import Warned
-from service.wire import PROBLEM, Header, id_of, problem
+from service.wire import Header
 
 _MOST_HEADS, _MOST_HEAD_BYTES = 1_024, 2_048
-_LARGEST_HEAD_BYTES = 65_536
-"""A head that is longer is refused; nothing else would end it."""
-_HEAD_END = b"\r\n\r\n"
 
 
-class DirectProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol with a short way for the paths of `table`; `heads` are those known already."""
+class DirectProtocol(Connection):
+    """A connection with a short way for the paths of `table`; `heads` are those known already."""
 
     table: Mapping[bytes, Direct] = {}
-    most_body_bytes: int
     heads: dict[bytes, Head]
     guard: Guard
-    metrics: Metrics
     desk: Desk
-    access: AccessLog | None = None
 
-    cycle: Any  # uvicorn's own, or an Exchange
-    waiting_since = 0.0
-    """When this connection was opened, or its present request began to arrive."""
     _data = b""
-    _in_message = _in_head = False
-    _head_bytes = 0
     _chunks: list[bytes]
 
-    def connection_made(self, transport: Any) -> None:
-        self.waiting_since = monotonic()
-        super().connection_made(transport)
-
     def data_received(self, data: bytes) -> None:
-        if not self._in_message and self._is_free():
-            end = data.find(_HEAD_END)
+        if not self._in_message and self.is_free():
+            end = data.find(HEAD_END)
             head = self.heads.get(data[:end]) if end > 0 else None
-            if head is not None and len(data) == end + len(_HEAD_END) + head.length:
-                self._unset_keepalive_if_required()
-                self.cycle = Exchange(self, head, data[end + len(_HEAD_END) :])
+            if head is not None and len(data) == end + len(HEAD_END) + head.length:
+                self.cycle = Exchange(self, head, data[end + len(HEAD_END) :])
                 self.desk.take(self.cycle)
                 return
             self._data = data
-        super().data_received(data)
+        self.feed(data)
         self._data = b""
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > _LARGEST_HEAD_BYTES:
-                self._hang_up(HeadTooLarge(f"The request's head is larger than {_LARGEST_HEAD_BYTES} bytes."))
 
-    def on_message_begin(self) -> None:
-        self._in_message = self._in_head = True
-        self._head_bytes = 0
-        self.waiting_since = monotonic()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
+    def take_head(self) -> None:
         head = self._head()
         if head is None:
-            super().on_headers_complete()
+            super().take_head()
         else:
             self._learn(head)
             self.cycle = Exchange(self, head)
             self._chunks = []
 
-    def on_body(self, body: bytes) -> None:
+    def take_body(self, body: bytes) -> None:
         if type(self.cycle) is Exchange and not self.cycle.response_complete:
             self._chunks.append(body)
         else:
-            super().on_body(body)
+            super().take_body(body)
 
-    def on_message_complete(self) -> None:
-        self._in_message = False
+    def take_end(self) -> None:
         if type(self.cycle) is Exchange and not self.cycle.response_complete:
             self.cycle.body = b"".join(self._chunks)
             self._chunks.clear()
             self.desk.take(self.cycle)
         else:
-            super().on_message_complete()
+            super().take_end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         exchange = self.cycle
         super().connection_lost(exc)
         if type(exchange) is Exchange and not exchange.response_complete:
             self._count(exchange, 499)
-
-    # ------------------------------------------------------------------ what the doorkeeper calls
-
-    @property
-    def is_receiving(self) -> bool:
-        """Whether the next thing to happen is the client's to do: no request has come yet, or not all of it."""
-        return self._in_message or self.cycle is None
-
-    def time_out(self, limit_s: float) -> None:
-        """Hang up on a client that did not send its request in time."""
-        self._hang_up(RequestTimeout(f"The request did not arrive within {limit_s:g} seconds."))
 
     # ------------------------------------------------------------------ what an exchange calls
 
@@ -131,7 +87,7 @@ class DirectProtocol(HttpToolsProtocol):
             return
         self.transport.write(response)
         if not exchange.keep_alive:
-            self.transport.close()
+            self.end()
         self.on_response_complete()
 
     def count_warnings(self, warned: Sequence[Warned]) -> None:
@@ -159,19 +115,7 @@ class DirectProtocol(HttpToolsProtocol):
             ],
             "state": self.app_state.copy(),
         }
-        cycle = RequestResponseCycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=exchange.keep_alive,
-            on_response=self.on_response_complete,
-        )
+        cycle = self.new_cycle(scope, keep_alive=exchange.keep_alive)
         cycle.body += exchange.body
         cycle.more_body = False
         cycle.message_event.set()
@@ -181,36 +125,6 @@ class DirectProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ inside
 
-    def send_400_response(self, msg: str) -> None:
-        """What uvicorn says to bytes that are no HTTP request, as every other error is told."""
-        detail = f"{msg} It must be HTTP/1.1, with a known method, and no control characters in its head."
-        self._hang_up(UnreadableBody(detail, code="unreadable_request"))
-
-    def _hang_up(self, error: ServiceError) -> None:
-        """Say why, unless an answer has begun already, and close the connection."""
-        if self.transport.is_closing():
-            return
-        if self.cycle is None or self.cycle.response_complete or not getattr(self.cycle, "response_started", False):
-            request_id = id_of(None)
-            body, headers = problem(error, request_id.decode())
-            headers = [*self.default_headers(), *headers, (b"connection", b"close")]
-            self.transport.write(response(error.status, PROBLEM, body, headers, request_id))
-            seconds = monotonic() - self.waiting_since
-            self.metrics.request("unmatched", error.status, seconds)
-            if self.access is not None:
-                peer = self.client[0] if self.client else None
-                self.access.write(
-                    request_id, "-", "", route="unmatched", status=error.status, seconds=seconds, client=peer
-                )
-        if type(self.cycle) is Exchange:
-            self.cycle.response_complete = True
-        self._in_head = False
-        self.transport.close()
-
-    def _is_free(self) -> bool:
-        """Whether a request that came now could be answered next, at once."""
-        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
-
     def _head(self) -> Head | None:
         """The head that was just parsed, if its request may take the short way."""
         endpoint = self.table.get(self.url)
@@ -218,9 +132,8 @@ class DirectProtocol(HttpToolsProtocol):
             endpoint is None
             or self.parser.get_method() != b"POST"
             or self.expect_100_continue
-            or self.parser.should_upgrade()
             or self.parser.get_http_version() != "1.1"
-            or not self._is_free()
+            or not self.is_free()
             or not self.guard.lets_in("POST", self.url.decode("latin-1"), self.headers)
         ):
             return None
@@ -236,16 +149,17 @@ class DirectProtocol(HttpToolsProtocol):
                 return None
         if not 0 < length <= min(endpoint.most_short_bytes, self.most_body_bytes):
             return None
-        keep = self.parser.should_keep_alive()
+        keep = self.parser.should_keep_alive() and not self.draining
         return Head(endpoint, self.url.decode("latin-1"), self.headers, content_type or b"", given_id, length, keep)
 
     def _learn(self, head: Head) -> None:
         """Keep a head that may come again, if its request is all that was received."""
-        end = self._data.find(_HEAD_END)
+        end = self._data.find(HEAD_END)
         if (
-            head.given_id is not None
+            self.draining
+            or head.given_id is not None
             or not 0 < end <= _MOST_HEAD_BYTES
-            or len(self._data) != end + len(_HEAD_END) + head.length
+            or len(self._data) != end + len(HEAD_END) + head.length
             or not self._data.startswith(b"POST ")
         ):
             return

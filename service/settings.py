@@ -70,7 +70,13 @@ class Settings(BaseSettings):
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = Field(0.0, description="time a batch is held for company")
     deadline_ms: Annotated[float, Field(gt=0)] = Field(10_000.0, description="longest time to an answer, else 504")
     read_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        60.0, description="time a client has to send a request, or its first byte; else 408"
+        60.0, description="time a client has to send a request (else 408), and to take some more of an answer"
+    )
+    keep_alive_s: Annotated[float, Field(gt=0)] = Field(
+        75.0, description="time from an answer to the next request of a connection; more than a proxy keeps one idle"
+    )
+    drain_s: Annotated[float, Field(ge=0)] = Field(
+        2.0, description="time from SIGTERM, with ready 503, until no new connection is accepted"
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(10 * 2**20, description="largest request body")
     max_bodies_bytes: Annotated[int, Field(ge=65_536)] = Field(

@@ -22,7 +22,7 @@ from service import logs
 from service.acceptor import Acceptor, Counts
 from service.app import create_app
 from service.direct import DirectProtocol
-from service.doorkeeper import LOOK_S, Doorkeeper
+from service.doorkeeper import LOOK_S, Doorkeeper, most_connections
 from service.exchange import Desk, Head
 from service.heartbeat import Beats, Pulse
 from service.limits import Limits, Shared
@@ -60,6 +60,7 @@ def run(settings: Settings, listener: socket.socket, reports: Connection, place:
         access_log=False,
         proxy_headers=False,  # the application reads them itself, with more of them
         lifespan="on",
+        ws="none",
         timeout_graceful_shutdown=int(settings.shutdown_grace_s) or 1,
         server_header=False,
         date_header=True,
@@ -94,7 +95,9 @@ class _Server(uvicorn.Server):
         gc.collect()
         gc.freeze()  # what start-up made stays; collections then look at requests only
         self.servers.append(self._acceptor())
-        keeper = Doorkeeper(self.server_state.connections, self._settings.read_timeout_s)
+        keeper = Doorkeeper(
+            self.server_state.connections, self._settings.read_timeout_s, keep_alive_s=self._settings.keep_alive_s
+        )
         self.config.app.state.background.every("doorkeeper", LOOK_S, keeper.look)  # type: ignore[union-attr]
         self._reports.send_bytes(json.dumps(_report(self.config)).encode())
 
@@ -126,7 +129,9 @@ class _Server(uvicorn.Server):
         def make_protocol() -> asyncio.Protocol:
             return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
-        acceptor = Acceptor(self._listener, self._place.connections, self._place.index, make_protocol)
+        acceptor = Acceptor(
+            self._listener, self._place.connections, self._place.index, make_protocol, most_connections()
+        )
         app: Any = self.config.app
 
         class protocol(DirectProtocol):  # noqa: N801

@@ -38,7 +38,7 @@ class Server:
         self._ready = ready
         self._start_s = start_s
         self._program = program
-        self._settings = {"trainer": "off", "workers": 2, "device": "cpu", **settings}
+        self._settings = {"trainer": "off", "drain_s": 0, "workers": 2, "device": "cpu", **settings}
         self._url: str | None = None
         self._announced = threading.Event()
 
