@@ -59,7 +59,7 @@ def connect(server, receive_bytes=None):
 
 
 def head(method, path, *headers, length=None, version="1.1"):
-    lines = [f"{method} {path} HTTP/{version}", "Host: me", *headers]
+    lines = [f"{method} {path} HTTP/{version}", "Host: localhost", *headers]
     if length is not None:
         lines.append(f"Content-Length: {length}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
