@@ -7,10 +7,11 @@ on other threads, a model or a large picture, does not matter. All processes of 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import time
 from collections.abc import Callable
 from ctypes import c_double
+
+from service import shared
 
 BEAT_S = 1.0
 LOADING = 10
@@ -21,7 +22,7 @@ class Beats:
     """The time of the last beat of each of `places` workers, in shared memory; make it before they are forked."""
 
     def __init__(self, places: int) -> None:
-        self._at = multiprocessing.RawArray(c_double, places)
+        self._at = shared.array(c_double, places)
 
     def beat(self, place: int) -> None:
         """The worker at this place lives."""

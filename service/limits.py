@@ -9,12 +9,12 @@ file, so a slot that nobody uses any more is given to the next key.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from ctypes import c_double, c_int, c_uint64
 from dataclasses import dataclass, field
 from typing import Any
 
+from service import shared
 from service.errors import Busy
 from service.keys import Key
 from service.settings import Settings
@@ -36,9 +36,9 @@ class Shared:
     in_hand: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.owners = multiprocessing.RawArray(c_uint64, _SLOTS)
-        self.used_until = multiprocessing.RawArray(c_double, _SLOTS)
-        self.in_hand = multiprocessing.RawArray(c_int, _SLOTS * self.workers)
+        self.owners = shared.array(c_uint64, _SLOTS)
+        self.used_until = shared.array(c_double, _SLOTS)
+        self.in_hand = shared.array(c_int, _SLOTS * self.workers)
 
     def slot_of(self, key: Key) -> int:
         """The slot of a key, a free one for a key that has none; Busy where too many keys are in use at once."""

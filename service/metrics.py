@@ -20,15 +20,19 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from service import metric_files
 from service.batch import BatchReport
 from service.canary_metrics import CanaryMetrics
 from service.drift import DriftMetrics
+from service.metric_folder import VARIABLE
 from service.oip.statistics import Totals, aliases
 from service.tally import SECONDS, Tally
 from service.tracing import BatchSpans
 from service.warnings import Warned
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+metric_files.install()
 
 
 class Metrics:
@@ -128,11 +132,11 @@ class Metrics:
     def _families(self) -> list[Metric]:
         self.tally.write()
         self.drift.write()
-        registry = self._registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return list(registry.collect())
+        if VARIABLE not in os.environ:
+            return list(self._registry.collect())
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return [*registry.collect(), metric_files.in_memory()]
 
 
 class _Collected(CollectorRegistry):
@@ -148,5 +152,6 @@ class _Collected(CollectorRegistry):
 
 def forget_process(pid: int) -> None:
     """Drop the live gauges of a worker that has ended."""
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    if VARIABLE in os.environ:
+        metric_files.forget_links(pid)
         mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -11,18 +11,17 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
+from ctypes import c_long
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from service import banner
+from service import banner, metric_folder, shared
 from service.doorkeeper import raise_file_limit
 from service.heartbeat import LOADING, Beats, Patience
 from service.limits import Shared
@@ -58,7 +57,7 @@ class Supervisor:
         self._wanted = worker_count(settings)
         self._announced = False
         self._context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self._connections = self._context.RawArray("l", self._wanted)
+        self._connections = shared.array(c_long, self._wanted)
         self._callers = Shared(self._wanted)
         self._beats = Beats(self._wanted)
         self._patience = Patience(_LOOK_S)
@@ -71,9 +70,9 @@ class Supervisor:
         held = port.reserve(self.settings)
         if held is not None:
             self.settings = self.settings.model_copy(update={"grpc_port": held.getsockname()[1]})
-        metrics_dir = tempfile.mkdtemp(prefix="neuroserve-metrics-")
-        if self._wanted > 1:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_dir
+        metrics_dir = metric_folder.make_folder(self.settings.state) if self._wanted > 1 else None
+        if metrics_dir is not None:
+            os.environ[metric_folder.VARIABLE] = str(metrics_dir)
         from service import worker  # only now: the metrics choose their form when they are imported
         from service.device import package_conflict
 
@@ -95,7 +94,7 @@ class Supervisor:
             listener.close()
             if held is not None:
                 held.close()
-            shutil.rmtree(metrics_dir, ignore_errors=True)
+            metric_folder.remove_folder(metrics_dir)
 
     def _watch(self, target: Any, listener: socket.socket, trainer: Any, wake: int) -> int:
         while True:
