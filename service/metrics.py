@@ -132,10 +132,10 @@ class Metrics:
     def _families(self) -> list[Metric]:
         self.tally.write()
         self.drift.write()
-        if VARIABLE not in os.environ:
-            return list(self._registry.collect())
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry = self._registry
+        if VARIABLE in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return [*registry.collect(), metric_files.in_memory()]
 
 
