@@ -137,12 +137,27 @@ class JobModel(JobRecord):
     live: bool
 
 
+class JobGateCheck(JobRecord):
+    """One rule of the gate: whether the candidate passed it, a sentence, and the measured value beside its limit."""
+
+    name: str
+    passed: bool
+    detail: str
+    value: float | None = None
+    limit: float | None = None
+
+
 class JobGate(JobRecord):
-    """The gate's verdict: a reason for each rule, and the figures of both versions that it rests on."""
+    """The gate's verdict: a check for each rule, failed ones first, and the figures of both versions that it rests on.
+
+    `reasons` are the sentences of the checks. `compared_with` is the reference version, or the live one where there was
+    no reference.
+    """
 
     passed: bool
     reasons: list[str]
     compared_with: int | None = None
+    checks: list[JobGateCheck] = []
     figures: dict[str, Any] = {}
 
 

@@ -245,7 +245,7 @@ class Manifest(Record):
 
     @property
     def contract(self) -> dict[str, Any]:
-        """What a client can see of the model's shape; two versions of one name must agree on it."""
+        """What a client can see of the model's shape; its successors must keep that (see `broken_by`)."""
         seen = self.model_dump(include={"task", "kind", "inputs", "outputs", "labels"})
         if self.series is not None:
             seen["series"] = self.series.model_dump(include={"columns", "target", "horizon", "step_s"})
@@ -253,9 +253,14 @@ class Manifest(Record):
 
     def keeps_contract_of(self, other: Manifest) -> bool:
         """Whether clients of `other` can use this version: the same contract, but for outputs that it gives besides."""
-        mine, theirs = self.contract, other.contract
-        added = all(output in mine["outputs"] for output in theirs["outputs"])
-        return added and {**mine, "outputs": None} == {**theirs, "outputs": None}
+        return not other.broken_by(self)
+
+    def broken_by(self, successor: Manifest) -> list[str]:
+        """What of this version's contract another version changes or drops; added outputs change nothing."""
+        mine, theirs = self.contract, successor.contract
+        if all(output in theirs["outputs"] for output in mine["outputs"]):
+            theirs["outputs"] = mine["outputs"]
+        return sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1) + "\n"

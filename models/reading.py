@@ -143,10 +143,13 @@ class StoreReader:
 
         They are those that were live since the reference was last reset, as far as they are still in the store.
         """
-        there, history = set(self.versions(name)), self.live_history_or_empty(name)
-        known, rolled_back = self._numbers_or_none(name, REFERENCE_FILE), self._numbers_or_none(name, ROLLED_BACK_FILE)
-        ever_live = [*known, *history[:1]] if known else [*history, *rolled_back]
-        return [version for version in dict.fromkeys(ever_live) if version in there]
+        there, known = set(self.versions(name)), self._numbers_or_none(name, REFERENCE_FILE)
+        since = [*known, *self.live_history_or_empty(name)[:1]] if known else self.ever_live(name)
+        return [version for version in dict.fromkeys(since) if version in there]
+
+    def ever_live(self, name: str) -> list[int]:
+        """The live version, those live before it, newest first, and those that were rolled back."""
+        return [*self.live_history_or_empty(name), *self._numbers_or_none(name, ROLLED_BACK_FILE)]
 
     def reference(self, name: str) -> int | None:
         """The version that the gate compares candidates with, or None; it must outlive every other version.

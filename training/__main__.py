@@ -1,4 +1,4 @@
-"""The command line of the training wing: fit, compare, evaluate, data, recipes, store, worker.
+"""The command line of the training wing: fit, compare, evaluate, data, drift, losses, recipes, store, worker.
 
 Torch is imported only by the commands that need it, and errors a user can mend are one sentence on standard error.
 """
@@ -110,10 +110,11 @@ def _fit(args: argparse.Namespace, reporter: Reporter) -> int:
     model = task.recipe.networks[spec.network].model
     work = args.work or _state() / "work" / model
     with follow(reporter, spec, model, work, resume=args.resume, tensorboard=args.tensorboard) as told:
-        candidate = pipeline.train(task, spec, work, told, args.resume)
+        store = Store(args.store)
+        candidate = pipeline.train(task, spec, work, told, args.resume, store)
         if args.stage_only:
             return 0
-        result = publish(candidate, Store(args.store), spec.promote)
+        result = publish(candidate, store, spec.promote)
         told.done(result)
     if args.work is None:
         shutil.rmtree(work)
@@ -158,6 +159,25 @@ def _drift(args: argparse.Namespace, reporter: Reporter) -> int:
         else:
             number = drift.republish(store, name, version, made)
             reporter.log(f"{name} version {number} is version {version} with a reference of drift, and live")
+    return 0
+
+
+def _losses(args: argparse.Namespace, reporter: Reporter) -> int:
+    from training import evaluate
+    from training.registry import get_task
+
+    store = Store(args.store)
+    for name in args.names:
+        version = store.live(name)
+        if version is None:
+            raise StoreError(f"{store.root} has no live version of {name}")
+        manifest = store.verify(name, version)
+        task = get_task(manifest.task)
+        splits = task.load(data_root(), manifest.provenance.seed)
+        made = evaluate.complete(task, store, name, version, splits)
+        reporter.log(
+            f"{name} version {version} has its {made.count} losses on the validation rows, mean {made.mean:.5f}"
+        )
     return 0
 
 
@@ -211,6 +231,12 @@ def _parser() -> argparse.ArgumentParser:
     drift.add_argument(
         "--in-place", action="store_true", help="complete the versions themselves: for a store that is not served from"
     )
+    losses = commands.add_parser(
+        "losses",
+        help="write the losses on the validation rows, which the gate compares, into live versions themselves: for a "
+        "store that is not served from",
+    )
+    losses.add_argument("names", nargs="+", metavar="name", help="the model, digit-cnn say")
     written = commands.add_parser("recipes", help="write the recipes of all tasks as data for the service")
     written.add_argument("--output", type=Path, default=_recipes_file(), help="default: models/zoo/recipes.json")
     keeper = commands.add_parser("store", help="list, verify, promote, rollback, prune")
@@ -218,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     _store_argument(compared)
     _store_argument(evaluate)
     _store_argument(drift)
+    _store_argument(losses)
     for verb in storekeeper.add_arguments(keeper):
         _store_argument(verb)
     runs = (
@@ -225,6 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         (evaluate, _evaluate),
         (data, _data),
         (drift, _drift),
+        (losses, _losses),
         (written, _recipes),
         (keeper, _store),
     )
@@ -260,8 +288,9 @@ def _fit_arguments(fit: argparse.ArgumentParser) -> None:
 
 
 def _store_argument(parser: argparse.ArgumentParser) -> None:
+    default = Path(os.environ.get("NEUROSERVE_TRAINING_STORE") or _state() / "models")
     parser.add_argument(
-        "--store", type=Path, default=_state() / "models", metavar="DIR", help="default: STATE/models (%(default)s)"
+        "--store", type=Path, default=default, metavar="DIR", help="default: STATE/models (%(default)s)"
     )
 
 

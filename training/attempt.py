@@ -22,6 +22,8 @@ from models.jobs import JOB_EVENT, EpochEvent, JobEvent, JobSpec, StageEvent
 from training.memory import oom_kills, says_out_of_memory
 
 NICENESS = 10
+STORE_VARIABLE = "NEUROSERVE_TRAINING_STORE"
+"""The environment variable that tells the child the worker's store."""
 _LINE_BYTES = 1 << 20
 _EVENTS_AHEAD = 256
 _LOCK_WAIT_S = 15.0
@@ -89,8 +91,11 @@ class Attempt:
         self._readers = [asyncio.create_task(self._read_events()), asyncio.create_task(self._read_errors())]
 
     @classmethod
-    async def start(cls, command: Sequence[str], work: Path) -> Attempt:
-        """Start the child in the folder `work`; OSError when it cannot or an earlier child still holds the folder."""
+    async def start(cls, command: Sequence[str], work: Path, store: Path | None = None) -> Attempt:
+        """Start the child in the folder `work`; OSError when it cannot or an earlier child still holds the folder.
+
+        The child reads in `store` the versions that its candidate will be compared with.
+        """
         lock = await _lock(work / "lock")
         threads = str(train_threads())
         try:
@@ -102,7 +107,13 @@ class Attempt:
                 limit=_LINE_BYTES,
                 start_new_session=True,
                 pass_fds=(lock,),
-                env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ, "PYTHONUNBUFFERED": "1"},
+                env={
+                    "OMP_NUM_THREADS": threads,
+                    "MKL_NUM_THREADS": threads,
+                    **os.environ,
+                    **({} if store is None else {STORE_VARIABLE: str(store)}),
+                    "PYTHONUNBUFFERED": "1",
+                },
             )
         finally:
             os.close(lock)  # from here on the child's own copy holds the lock

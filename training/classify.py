@@ -14,12 +14,17 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 def scores(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
     """`accuracy`, `nll` (nats) and `ece` of probabilities [rows, classes] against class numbers [rows]."""
-    picked = probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
     return {
         "accuracy": (probabilities.argmax(1) == targets).double().mean().item(),
-        "nll": -picked.double().clamp_min(1e-12).log().mean().item(),
+        "nll": losses(probabilities, targets).mean().item(),
         "ece": calibration_error(probabilities, targets),
     }
+
+
+def losses(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Negative log likelihood [rows], nats in float64, of probabilities [rows, classes] and class numbers [rows]."""
+    picked = probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return -picked.double().clamp_min(1e-12).log()
 
 
 def calibration_error(probabilities: Tensor, targets: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The quality gate: a pure judgement of a candidate, from its draft manifest, the live version's and a trial of both.
+"""The quality gate: a pure judgement of a candidate, from its draft manifest, the live version's and what was measured.
 
 The rules travel in the draft (`provenance.settings["gate"]`), so that whoever publishes needs no torch.
 """
@@ -7,34 +7,43 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
+from models import reference as figures_of
 from models.jobs import Promote
-from models.manifest import GateVerdict, Manifest, Record
+from models.manifest import GateCheck, GateVerdict, Manifest, Record
+from training.reference import Comparison
 from training.trial import Trial
 
-SETTING = "gate"
-VALIDATION = "validation_sha256"
-"""The setting that tells the rows of the validation split: two versions with the same were measured on the same."""
+SETTING = figures_of.RULES
+VALIDATION = figures_of.VALIDATION
 MAX_BYTES = 64 * 1024 * 1024
+_LAST_BIT = 1e-12
+"""A limit must not be missed by the last bit of a difference of floats."""
+_RESOLUTION = 1e-6
+"""Mean losses of one network differ by less than this between two runs: float32, another order of sums."""
 
 
 class GateRules(Record):
     """What a version must reach.
 
-    `metric`, `floor` and the `margin` to the live version are those of the validation split. A batch may take
-    `latency_ratio` times as long as the live version's, or `latency_slack_ms` more where that is longer; one row never
-    longer than `max_latency_ms`.
+    `metric` and `floor` are those of the validation split. A batch may take `latency_ratio` times as long as the live
+    version's, or `latency_slack_ms` more where that is longer; one row never longer than `max_latency_ms`.
     """
 
     metric: str
     higher_is_better: bool
     floor: float
-    margin: float
     max_bytes: int = MAX_BYTES
     latency_ratio: float = 2.0
     latency_slack_ms: float = 0.5
     max_latency_ms: float = 1000.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_margin(cls, given: Any) -> Any:
+        """Drafts of earlier releases, which a job that goes on may have left, carry a margin that no longer counts."""
+        return {key: value for key, value in given.items() if key != "margin"} if isinstance(given, dict) else given
 
 
 class GateError(ValueError):
@@ -49,38 +58,53 @@ def rules_of(candidate: Manifest) -> GateRules:
         raise GateError(f"the draft of {candidate.name} carries no gate rules") from exc
 
 
-def judge(candidate: Manifest, live: Manifest | None, trial: Trial, promote: Promote = "if_better") -> GateVerdict:
-    """The verdict, with a sentence for each rule and the figures it rests on.
+def judge(
+    candidate: Manifest,
+    live: Manifest | None,
+    trial: Trial,
+    promote: Promote = "if_better",
+    comparison: Comparison | None = None,
+    reference: Manifest | None = None,
+) -> GateVerdict:
+    """The verdict: a check for each rule, failed ones first, and the figures they rest on.
 
-    `always` leaves out the comparison of the metric with the live version's, and nothing else.
+    `comparison` is that of the losses. A draft without losses (of an earlier release, or another trainer) is compared
+    with the recorded figure of the version `reference` instead. `always` leaves out this comparison and nothing else.
     """
     rules = rules_of(candidate)
-    value = _metric(candidate, rules)
     checks = [
-        _reaches(rules, value),
+        _reaches(rules, candidate),
         _agrees(candidate),
         _repeats(candidate, trial),
         _small_enough(candidate, rules),
         _quick_enough(rules, trial),
     ]
-    if live is None:
-        checks.append((True, "there is no live version to compare with"))
+    if live is not None:
+        checks += [_as_quick(rules, trial, live.version), _same_contract(candidate, live)]
+    beside = comparison.version if comparison is not None else None if reference is None else reference.version
+    if comparison is not None:
+        checks.append(_compared(candidate, comparison, promote))
+    elif reference is not None:
+        checks.append(_figures_compared(rules, candidate, reference, promote))
     else:
-        checks.append(_as_quick(rules, trial, live.version))
-        checks.append(_same_contract(candidate, live))
-        checks.append(_compared(rules, candidate, live, promote))
+        checks.append(_reference_check(True, _FIRST + (_RESET if promote == "always" else "")))
+    checks.sort(key=lambda check: check.passed)
     return GateVerdict(
-        passed=all(passed for passed, _ in checks),
-        reasons=[reason for _, reason in checks],
-        compared_with=None if live is None else live.version,
-        figures=_figures(rules, candidate, live, trial),
+        passed=all(check.passed for check in checks),
+        reasons=[check.detail for check in checks],
+        compared_with=beside if beside is not None or live is None else live.version,
+        checks=checks,
+        figures=_figures(rules, candidate, live, trial, comparison),
     )
 
 
-_Check = tuple[bool, str]
+_FIRST = "there is no live version to compare with"
+_RESET = "; with promote: always this version becomes the reference"
 
 
-def _figures(rules: GateRules, candidate: Manifest, live: Manifest | None, trial: Trial) -> dict[str, Any]:
+def _figures(
+    rules: GateRules, candidate: Manifest, live: Manifest | None, trial: Trial, comparison: Comparison | None
+) -> dict[str, Any]:
     """The evidence, as plain data."""
     figures: dict[str, Any] = {
         "metric": rules.metric,
@@ -97,12 +121,14 @@ def _figures(rules: GateRules, candidate: Manifest, live: Manifest | None, trial
         },
     }
     if live is not None:
-        figures |= {"live": _metric(live, rules), "margin": rules.margin}
+        figures["live"] = _metric(live, rules)
         figures["validation"] |= {
             "live": live.metrics.get("validation", {}),
-            "same_split": _other_split(candidate, live) is None,
+            "same_split": figures_of.other_rows(candidate, live) is None,
         }
         figures["bytes"]["live"] = _bytes(live)
+    if comparison is not None and comparison.version is not None:
+        figures["loss"] = comparison.model_dump(exclude={"problem", "passed_over"}) | {"unit": _unit(candidate)}
     return figures
 
 
@@ -119,117 +145,149 @@ def _metric(manifest: Manifest, rules: GateRules) -> float | None:
     return manifest.metrics.get("validation", {}).get(rules.metric)
 
 
-def _reaches(rules: GateRules, value: float | None) -> _Check:
-    what = f"validation {rules.metric}"
+def _reaches(rules: GateRules, candidate: Manifest) -> GateCheck:
+    name, what, value = "metric_floor", f"validation {rules.metric}", _metric(candidate, rules)
     if value is None:
-        return False, f"{what} was not measured"
+        return GateCheck(name=name, passed=False, detail=f"{what} was not measured", limit=rules.floor)
     good = value >= rules.floor if rules.higher_is_better else value <= rules.floor
     side = ("at least" if rules.higher_is_better else "at most") + f" {rules.floor:g}"
-    return good, f"{what} is {value:.4f}, {'and' if good else 'but'} must be {side}"
+    detail = f"{what} is {value:.4f}, {'and' if good else 'but'} must be {side}"
+    return GateCheck(name=name, passed=good, detail=detail, value=value, limit=rules.floor)
 
 
-def _compared(rules: GateRules, candidate: Manifest, live: Manifest, promote: Promote) -> _Check:
+def _reference_check(
+    passed: bool,
+    detail: str,
+    value: float | None = None,
+    limit: float | None = None,
+    passed_over: list[str] | None = None,
+) -> GateCheck:
+    detail = "; ".join([detail, *(passed_over or [])])
+    return GateCheck(name="reference", passed=passed, detail=detail, value=value, limit=limit)
+
+
+def _compared(candidate: Manifest, found: Comparison, promote: Promote) -> GateCheck:
+    """The paired losses: at most one standard error worse than the reference."""
     if promote == "always":
-        return True, f"the comparison with live version {live.version} was left out as asked"
-    before = _metric(live, rules)
-    if before is None:
-        return True, f"live version {live.version} has no validation {rules.metric} to compare with"
-    if other := _other_split(candidate, live):
-        return False, (
-            f"it cannot be compared with live version {live.version}: {other}; publish it with promote=always "
-            f"if it is to go live all the same"
+        beside = "the reference" if found.version is None else f"reference version {found.version}"
+        detail = f"the comparison with {beside} was left out as asked{_RESET}"
+        return _reference_check(True, detail, found.difference, found.standard_error)
+    if found.problem is not None:
+        detail = f"it cannot be compared with the reference: {found.problem}{_ALL_THE_SAME}"
+        return _reference_check(False, detail, passed_over=found.passed_over)
+    if found.difference is None or found.standard_error is None:
+        return _reference_check(True, "there is no reference to compare with", passed_over=found.passed_over)
+    limit = max(found.standard_error, _RESOLUTION)
+    good = found.difference <= limit + _LAST_BIT
+    said = f"mean validation loss {found.candidate:.5f}"
+    beside = f"the {found.reference:.5f} of reference version {found.version}"
+    over = f"over {found.count:,} {_unit(candidate)}"
+    if found.difference <= _RESOLUTION:
+        detail = f"{said} is no higher than {beside}, {over}"
+    else:
+        detail = (
+            f"{said} is higher than {beside} by {found.difference:.5f}, {'within' if good else 'more than'} one "
+            f"standard error of the paired difference, {found.standard_error:.5f}, {over}"
         )
-    return _no_worse(rules, _metric(candidate, rules), before, live.version)
+    return _reference_check(good, detail, found.difference, limit, found.passed_over)
 
 
-def _other_split(candidate: Manifest, live: Manifest) -> str | None:
-    """Why the two were not measured on the same validation split, or None."""
-    new, old = candidate.provenance, live.provenance
-    digests = [made.settings.get(VALIDATION) for made in (new, old)]
-    if None not in digests:
-        return None if digests[0] == digests[1] else "their validation splits hold other rows"
-    # Versions from before splits had a digest: a split follows from the data files alone.
-    files = [{(each.file, each.sha256) for each in made.data} for made in (new, old)]
-    if files[0] != files[1]:
-        names = sorted({name for name, _ in files[0] ^ files[1]})
-        return f"they come from other data files ({', '.join(names)})"
-    rows = [(made.settings.get("rows") or {}).get("validation") for made in (new, old)]
-    return None if None in rows or rows[0] == rows[1] else f"their validation splits have {rows[0]} and {rows[1]} rows"
+_ALL_THE_SAME = "; publish it with promote=always if it is to go live all the same"
 
 
-def _no_worse(rules: GateRules, value: float | None, before: float, version: int) -> _Check:
-    what = f"validation {rules.metric}"
+def _unit(candidate: Manifest) -> str:
+    return "rows" if candidate.series is None else f"blocks of {candidate.series.horizon} steps"
+
+
+def _figures_compared(rules: GateRules, candidate: Manifest, reference: Manifest, promote: Promote) -> GateCheck:
+    """The recorded metrics, where the candidate has no losses: no standard error is known, so none is allowed."""
+    what, version = f"validation {rules.metric}", reference.version
+    value, before = _metric(candidate, rules), _metric(reference, rules)
+    if promote == "always":
+        detail = f"the comparison with reference version {version} was left out as asked{_RESET}"
+        return _reference_check(True, detail, value, before)
+    if before is None:
+        return _reference_check(True, f"reference version {version} has no {what} to compare with", value)
+    if other := figures_of.other_rows(candidate, reference):
+        detail = f"it cannot be compared with reference version {version}: {other}{_ALL_THE_SAME}"
+        return _reference_check(False, detail, value, before)
     if value is None:
-        return False, f"{what} was not measured and cannot be compared with live version {version}"
-    loss = before - value if rules.higher_is_better else value - before
-    # a margin of 0.001 must not be missed by the last bit of a difference of floats
-    good = loss <= rules.margin + 1e-12
+        detail = f"{what} was not measured and cannot be compared with reference version {version}"
+        return _reference_check(False, detail, None, before)
+    worse = before - value if rules.higher_is_better else value - before
+    if worse <= _LAST_BIT:
+        detail = f"{what} {value:.4f} is no worse than the {before:.4f} of reference version {version}"
+        return _reference_check(True, detail, value, before)
     word = "lower" if rules.higher_is_better else "higher"
-    if loss <= 0:
-        return True, f"{what} {value:.4f} is no worse than the {before:.4f} of live version {version}"
-    verdict = "within" if good else "more than"
-    return good, (
-        f"{what} {value:.4f} is {word} than the {before:.4f} of live version {version} "
-        f"by {loss:.4f}, {verdict} the margin of {rules.margin:g}"
+    detail = (
+        f"{what} {value:.4f} is {word} than the {before:.4f} of reference version {version}, and its losses are unknown"
     )
+    return _reference_check(False, detail, value, before)
 
 
-def _agrees(candidate: Manifest) -> _Check:
+def _agrees(candidate: Manifest) -> GateCheck:
     worst, most = candidate.parity.max_abs_diff, candidate.parity.tolerance
     good = worst <= most
-    return good, (
+    detail = (
         f"the ONNX file and the trained network differ by {worst:.1e}, {'within' if good else 'more than'} the "
         f"tolerance of {most:.0e}"
     )
+    return GateCheck(name="parity", passed=good, detail=detail, value=worst, limit=most)
 
 
-def _repeats(candidate: Manifest, trial: Trial) -> _Check:
+def _repeats(candidate: Manifest, trial: Trial) -> GateCheck:
     worst, most = trial.golden_diff, candidate.golden.atol
     good = worst <= most
-    return good, (
+    detail = (
         f"its file differs from its golden sample by {worst:.1e}, {'within' if good else 'more than'} the "
         f"tolerance of {most:.0e}"
     )
+    return GateCheck(name="golden_sample", passed=good, detail=detail, value=_plain(worst), limit=most)
 
 
-def _small_enough(candidate: Manifest, rules: GateRules) -> _Check:
-    size = _bytes(candidate)
-    good = size <= rules.max_bytes
-    return good, f"its files have {size} bytes, {'within' if good else 'more than'} the limit of {rules.max_bytes}"
+def _small_enough(candidate: Manifest, rules: GateRules) -> GateCheck:
+    size, most = _bytes(candidate), rules.max_bytes
+    good = size <= most
+    detail = f"its files have {size} bytes, {'within' if good else 'more than'} the limit of {most}"
+    return GateCheck(name="size", passed=good, detail=detail, value=size, limit=most)
 
 
-def _quick_enough(rules: GateRules, trial: Trial) -> _Check:
-    single = trial.timings[0]
-    good = single.candidate_ms <= rules.max_latency_ms
-    return good, (
+def _quick_enough(rules: GateRules, trial: Trial) -> GateCheck:
+    single, most = trial.timings[0], rules.max_latency_ms
+    good = single.candidate_ms <= most
+    detail = (
         f"{_rows(single.rows)} takes {single.candidate_ms:.3g} ms on one thread, {'within' if good else 'more than'} "
-        f"the limit of {rules.max_latency_ms:g} ms"
+        f"the limit of {most:g} ms"
     )
+    return GateCheck(name="latency", passed=good, detail=detail, value=single.candidate_ms, limit=most)
 
 
-def _as_quick(rules: GateRules, trial: Trial, version: int) -> _Check:
+def _as_quick(rules: GateRules, trial: Trial, version: int) -> GateCheck:
+    name = "latency_beside_live"
     if trial.live_problem is not None:
-        return True, f"its latency was not compared: {trial.live_problem}"
-    said, good = [], True
+        return GateCheck(name=name, passed=True, detail=f"its latency was not compared: {trial.live_problem}")
+    said, shares = [], [0.0]
     for timing in trial.timings:
         if timing.live_ms is None:
             continue
-        fits = timing.candidate_ms <= max(rules.latency_ratio * timing.live_ms, timing.live_ms + rules.latency_slack_ms)
+        most = max(rules.latency_ratio * timing.live_ms, timing.live_ms + rules.latency_slack_ms)
         said.append(f"{_rows(timing.rows)} {timing.candidate_ms:.3g} ms after {timing.live_ms:.3g} ms")
-        good = good and fits
-    return good, (
+        shares.append(timing.candidate_ms / most)
+    good = max(shares) <= 1
+    detail = (
         f"its latency beside live version {version} is {'within' if good else 'more than'} {rules.latency_ratio:g} "
         f"times that ({', '.join(said)})"
     )
+    return GateCheck(name=name, passed=good, detail=detail)
 
 
 def _rows(count: int) -> str:
     return "one row" if count == 1 else f"a batch of {count} rows"
 
 
-def _same_contract(candidate: Manifest, live: Manifest) -> _Check:
-    new, old = candidate.contract, live.contract
-    differing = sorted(key for key in {*new, *old} if new.get(key) != old.get(key))
-    if not differing:
-        return True, f"it takes and gives the same as live version {live.version}"
-    return False, f"its {', '.join(differing)} differ from those of live version {live.version}: clients would break"
+def _same_contract(candidate: Manifest, live: Manifest) -> GateCheck:
+    differing = live.broken_by(candidate)
+    detail = f"it takes and gives what live version {live.version} does"
+    if differing:
+        detail = f"its {', '.join(differing)} differ from those of live version {live.version}: clients would break"
+    return GateCheck(name="contract", passed=not differing, detail=detail)

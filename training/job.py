@@ -239,7 +239,9 @@ class JobRun:
         try:
             folder = await asyncio.to_thread(ready_folder, self.work)
             spec = self.spec.model_copy(update={"batch_size": self.batch.size})
-            self._attempt = await Attempt.start(command_of(self.settings.fit, spec, folder), folder)
+            self._attempt = await Attempt.start(
+                command_of(self.settings.fit, spec, folder), folder, self.settings.store
+            )
         except OSError as exc:
             raise _GaveUpError(f"the training process could not be started: {exc}") from exc
         return self._attempt

@@ -1,24 +1,25 @@
 """One training end to end: data, fit, export, parity, evaluate, and the finished candidate folder.
 
-It knows no network and no store; what it leaves is judged and published by `training.publish`.
+It knows no network; what it leaves is judged and published by `training.publish`. A store is only read, for the
+versions that the candidate will be compared with.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from models.jobs import JobSpec
 from models.manifest import FileEntry, Golden, Manifest, Provenance, file_entry, now
-from training import drift, export, outliers, report, runtime
+from models.store import Store
+from training import drift, evaluate, export, outliers, report, runtime
 from training.datasets.files import data_root
+from training.evaluate import EvaluationError, outputs
 from training.fit import FitResult, FitSettings, fit
 from training.gate import SETTING, VALIDATION, GateRules
 from training.publish import DRAFT_FILE, CandidateError, read_draft
@@ -29,11 +30,8 @@ MODEL_FILE = "model.onnx"
 CANDIDATE = "candidate"
 CHECKPOINT = "checkpoint.pt"
 _GOLDEN_ROWS = 3
-_SCORE_BATCH = 256
 
-
-class EvaluationError(Exception):
-    """The exported graph's figures are not finite numbers."""
+__all__ = ["EvaluationError", "command_of", "outputs", "score", "train"]
 
 
 def command_of(spec: JobSpec) -> str:
@@ -44,14 +42,20 @@ def command_of(spec: JobSpec) -> str:
     )
 
 
-def train(task: Task, spec: JobSpec, work: Path, reporter: Reporter, resume: bool = False) -> Path:
+def train(
+    task: Task, spec: JobSpec, work: Path, reporter: Reporter, resume: bool = False, store: Store | None = None
+) -> Path:
     """Train what `spec` says in the folder `work` and return the finished candidate's folder in it.
 
-    With `resume` the run goes on from the last epoch in `work`. Errors are those of the stages: files.DataError,
-    fit.FitDivergedError, checkpoint.CheckpointMismatchError, export.ExportError, EvaluationError.
+    With `resume` the run goes on from the last epoch in `work`. Versions of `store` that the gate may compare the
+    candidate with are measured on its validation rows where they have no losses of these. Errors are those of the
+    stages: files.DataError, fit.FitDivergedError, checkpoint.CheckpointMismatchError, export.ExportError,
+    EvaluationError.
     """
     candidate = work / CANDIDATE
     if resume and _finished(candidate, spec):
+        if store is not None:
+            evaluate.measure_references(task, candidate, read_draft(candidate), store, None)
         reporter.stage("candidate", str(candidate))
         return candidate
     work.mkdir(parents=True, exist_ok=True)
@@ -65,6 +69,8 @@ def train(task: Task, spec: JobSpec, work: Path, reporter: Reporter, resume: boo
     draft_folder.mkdir()
     manifest = _candidate(task, spec, splits, result, draft_folder, reporter)
     (draft_folder / DRAFT_FILE).write_text(manifest.to_json(), "utf-8")
+    if store is not None:
+        evaluate.measure_references(task, draft_folder, manifest, store, splits)
     shutil.rmtree(candidate, ignore_errors=True)
     draft_folder.rename(candidate)
     reporter.stage("candidate", str(candidate))
@@ -94,7 +100,13 @@ def _candidate(
     parity = export.check_parity(module, path, task.example, lengths)
     reporter.stage("parity")
     answers = outputs(task, path, splits.test)
-    metrics = {"validation": score(task, path, splits.validation), "test": _figures(task, answers, splits.test)}
+    validated = outputs(task, path, splits.validation)
+    metrics = {
+        "validation": _figures(task, validated, splits.validation),
+        "test": _figures(task, answers, splits.test),
+    }
+    rows = evaluate.rows_digest(splits)
+    losses = evaluate.save_losses(folder, evaluate.losses(task, validated, splits.validation), rows)
     golden = _golden(task, path, splits.validation)
     reporter.stage("evaluate")
     draft = Manifest(
@@ -111,9 +123,10 @@ def _candidate(
         calibration=calibration,
         golden=golden,
         parity=parity,
-        provenance=_provenance(task, spec, splits, result, module),
+        provenance=_provenance(task, spec, splits, result, module, rows),
         drift=drift.reference(task, path, splits, promised),
         doubt=outliers.doubt(calibration),
+        losses=losses,
     )
     report.write(folder, draft, task.recipe, splits.test, answers)
     return draft.model_copy(update={"files": _files(folder)})
@@ -128,13 +141,6 @@ def _files(folder: Path) -> dict[str, FileEntry]:
 def score(task: Task, path: Path, split: Split) -> dict[str, float]:
     """The figures of a split from the ONNX file itself; EvaluationError when one is not a finite number."""
     return _figures(task, outputs(task, path, split), split)
-
-
-def outputs(task: Task, path: Path, split: Split) -> dict[str, Tensor]:
-    """What the ONNX file gives for every row of a split, by output name."""
-    engine = export.session(path, runtime.threads())
-    parts = [export.run(engine, inputs) for inputs, _ in task.batches(split, _SCORE_BATCH, None)]
-    return {name: torch.cat([torch.from_numpy(part[name]) for part in parts]) for name in parts[0]}
 
 
 def _figures(task: Task, answers: dict[str, Tensor], split: Split) -> dict[str, float]:
@@ -156,20 +162,13 @@ def _golden(task: Task, path: Path, split: Split) -> Golden:
     )
 
 
-def _digest(splits: Splits) -> str:
-    """What tells the rows of the validation split: the data files and the targets in order, whatever reads the rest."""
-    found = hashlib.sha256(splits.validation.targets.numpy().tobytes())
-    for digest in sorted(source.sha256 for source in splits.sources):
-        found.update(digest.encode())
-    return found.hexdigest()
-
-
-def _provenance(task: Task, spec: JobSpec, splits: Splits, result: FitResult, module: nn.Module) -> Provenance:
+def _provenance(
+    task: Task, spec: JobSpec, splits: Splits, result: FitResult, module: nn.Module, rows: str
+) -> Provenance:
     rules = GateRules(
         metric=task.recipe.metric,
         higher_is_better=task.recipe.metric_higher_is_better,
         floor=task.floor,
-        margin=task.margin,
     )
     settings: dict[str, Any] = {
         **spec.model_dump(include={"epochs", "batch_size", "learning_rate"}),
@@ -181,7 +180,7 @@ def _provenance(task: Task, spec: JobSpec, splits: Splits, result: FitResult, mo
         "device": runtime.device().type,
         "threads": runtime.threads(),
         "cpu_seconds": round(result.cpu_seconds, 1),
-        VALIDATION: _digest(splits),
+        VALIDATION: rows,
         SETTING: rules.model_dump(),
     }
     return Provenance(

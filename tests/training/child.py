@@ -107,7 +107,7 @@ def write_candidate(given: argparse.Namespace, plan: dict[str, Any]) -> Path:
     shutil.copy(SHIPPED.folder(MODEL, real.version) / "model.onnx", folder)
     with (folder / "ballast").open("wb") as stream:
         stream.truncate(plan.get("bytes", 64))
-    rules = {"metric": "accuracy", "higher_is_better": True, "floor": 0.5, "margin": 0.001, "max_bytes": 2**31}
+    rules = {"metric": "accuracy", "higher_is_better": True, "floor": 0.5, "max_bytes": 2**31}
     draft = Manifest(
         name=f"{given.task}-{given.network}",
         version=1,

@@ -14,7 +14,7 @@ from training.publish import DRAFT_FILE
 from training.recipes import make_spec
 from training.registry import get_task
 
-RULES = {"metric": "accuracy", "higher_is_better": True, "floor": 0.5, "margin": 0.001}
+RULES = {"metric": "accuracy", "higher_is_better": True, "floor": 0.5}
 
 
 def made(network: str = "mlp", seed: int = 0, accuracy: float = 0.99, nll: float = 0.03, **changes: Any) -> Manifest:

@@ -366,3 +366,14 @@ def test_one_epoch_beats_the_naive_forecast_by_far(splits, tmp_path):
     result = fit(TASK, "lstm", splits, FitSettings(1, 64, 0.001, 0), Silent(), tmp_path / "checkpoint.pt")
     assert result.history[-1].val_metric < 0.055
     assert isinstance(result.module, Forecaster)
+
+
+def test_losses_are_those_of_blocks_of_one_horizon() -> None:
+    """Windows with a full past only, 24 in a row to a block; what is left at the end does not count."""
+    horizon, windows_, shorter = 3, 8, 4
+    rows = windows_ + shorter
+    lengths = torch.tensor([LOOK_BACK] * windows_ + [24] * shorter)
+    targets = torch.zeros(rows, horizon)
+    errors = torch.arange(1.0, rows + 1).unsqueeze(1).expand(rows, horizon) * ett.TARGET_STD
+    found = ForecastTask(horizon).losses({"mean": targets + errors}, Split({"lengths": lengths}, targets))
+    assert found.tolist() == pytest.approx([(1 + 4 + 9) / 3, (16 + 25 + 36) / 3])

@@ -93,6 +93,16 @@ def _altered(candidate: Path, folder: Path, **changes: object) -> Path:
     return folder
 
 
+def _worsen(candidate: Path, by: float) -> None:
+    """Add so much to the candidate's loss on every validation row."""
+    draft, path = read_draft(candidate), candidate / "validation-losses.npy"
+    assert draft.losses is not None
+    np.save(path, np.load(path) + np.float32(by))
+    losses = draft.losses.model_copy(update={"mean": draft.losses.mean + by})
+    files = draft.files | {path.name: file_entry(path)}
+    (candidate / DRAFT_FILE).write_text(draft.model_copy(update={"losses": losses, "files": files}).to_json())
+
+
 def test_the_stages_come_in_order(trained: tuple[Path, list[str]]) -> None:
     """Data, each epoch, fit, export, parity, evaluation, candidate."""
     epochs = [f"epoch {number}" for number in (1, 2, 3, 4)]
@@ -171,7 +181,7 @@ def test_a_first_version_that_passes_goes_live(candidate: Path, tmp_path: Path) 
     manifest = store.verify("digit-mlp", 1)
     assert manifest.gate is not None
     assert manifest.gate.reasons == result.gate.reasons
-    assert set(manifest.files) == {"model.onnx", "report/index.html"}
+    assert set(manifest.files) == {"model.onnx", "report/index.html", "validation-losses.npy"}
     page = (store.folder("digit-mlp", 1) / "report" / "index.html").read_text()
     assert "What the gate said" in page
     assert all(html.escape(reason) in page for reason in manifest.gate.reasons)
@@ -227,20 +237,30 @@ def test_a_worse_candidate_is_refused_and_leaves_nothing(candidate: Path, tmp_pa
     """A refusal publishes no version; `always` takes the same candidate."""
     store = Store(tmp_path / "store")
     publish(candidate, store)
-    metrics = read_draft(candidate).metrics
-    worse = _altered(
-        candidate,
-        tmp_path / "worse",
-        metrics=metrics | {"validation": {"accuracy": metrics["validation"]["accuracy"] - 0.01}},
-    )
+    worse = _altered(candidate, tmp_path / "worse")
+    _worsen(worse, 0.01)
     refused = publish(worse, store)
     assert refused.model is None
     assert not refused.gate.passed
-    assert any("more than the margin" in reason for reason in refused.gate.reasons)
+    assert "by 0.01000, more than one standard error of the paired difference" in refused.gate.reasons[0]
     assert store.versions("digit-mlp") == [1]
     forced = publish(worse, store, "always")
     assert forced.model is not None
     assert store.live("digit-mlp") == 2
+
+
+def test_the_losses_of_the_file_travel_with_it(candidate: Path, data_dir: Path) -> None:
+    """One a validation row, computed by hand from the file's answers; their mean is the manifest's nll."""
+    draft, validation = read_draft(candidate), SmallDigit().load(data_dir, 0).validation
+    assert draft.losses is not None
+    answers = export.run(export.session(candidate / "model.onnx"), validation.inputs)["probabilities"]
+    by_hand = -np.log(answers[np.arange(200), validation.targets.numpy()].astype(np.float64))
+    losses = np.load(candidate / draft.losses.file)
+    np.testing.assert_allclose(losses, by_hand, rtol=1e-6)
+    assert losses.dtype == np.float32
+    assert draft.losses.count == 200
+    assert draft.losses.mean == pytest.approx(draft.metrics["validation"]["nll"], rel=1e-6)
+    assert draft.losses.rows_sha256 == draft.provenance.settings["validation_sha256"]
 
 
 def test_a_candidate_whose_file_was_changed_is_not_published(candidate: Path, tmp_path: Path) -> None:

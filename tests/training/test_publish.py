@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from models.manifest import DataFile, Golden, Manifest, Parity, Provenance, file_entry
+from models.manifest import DataFile, GateVerdict, Golden, Manifest, Parity, Provenance, file_entry
 from models.store import Store, StoreWriteError
 from tests.training.kept import RULES, keep, made
-from training import trial
+from training import gate
 from training.publish import DRAFT_FILE, REPORT, CandidateError, publish
 from training.reports.verdict import PLACE, draw
 from training.worker import clear_leftovers
@@ -72,7 +72,7 @@ def test_a_refusal_carries_its_evidence_too(store: Store, tmp_path: Path) -> Non
     assert refused.model is None
     assert refused.gate.figures["live"] == 0.995
     assert refused.gate.figures["candidate"] == 0.98
-    assert any("more than the margin" in reason for reason in refused.gate.reasons)
+    assert any("0.9800 is lower than the 0.9950 of reference" in reason for reason in refused.gate.reasons)
     assert store.versions(NAME) == [1]
 
 
@@ -152,22 +152,22 @@ def test_a_job_that_was_rolled_back_is_not_made_live_again_by_its_repeat(store: 
     assert (again.model.version, again.model.live, store.live(NAME)) == (2, False, 1)
 
 
-@pytest.mark.parametrize(("meanwhile", "live"), [(0.9905, True), (0.9999, False)], ids=["no better", "better"])
+@pytest.mark.parametrize(("meanwhile", "live"), [(0.9902, True), (0.9999, False)], ids=["no better", "better"])
 def test_a_version_that_went_live_meanwhile_is_compared_with_too(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: float, live: bool
 ) -> None:
     """Two jobs end at once: the later one goes live only if it is no worse than the one that came first."""
     publish(_candidate(tmp_path / "one", accuracy=0.9901), store)
-    other, measure = _candidate(tmp_path / "other", accuracy=meanwhile), trial.run
+    other, judge = _candidate(tmp_path / "other", accuracy=meanwhile), gate.judge
 
-    def measured(*given: Any) -> trial.Trial:
-        monkeypatch.setattr(trial, "run", measure)
-        found = trial.run(*given)
+    def judged(*given: Any) -> GateVerdict:
+        monkeypatch.setattr(gate, "judge", judge)
+        found = judge(*given)
         publish(other, store)
         return found
 
-    monkeypatch.setattr(trial, "run", measured)
-    result = publish(_candidate(tmp_path / "two", accuracy=0.99), store)
+    monkeypatch.setattr(gate, "judge", judged)
+    result = publish(_candidate(tmp_path / "two", accuracy=0.9903), store)
     assert result.model is not None
     assert (result.model.version, result.model.live) == (3, live)
     assert store.live(NAME) == (3 if live else 2)

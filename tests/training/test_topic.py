@@ -16,7 +16,7 @@ from training import export
 from training.datasets import ag_news
 from training.nets.tables import with_half_tables
 from training.tasks import topic
-from training.tasks.base import Split, Splits
+from training.tasks.base import RetokenizedTask, Split, Splits
 from training.tasks.topic import MAX_LENGTH, TASK, Serving, TextSplit, _transformers
 
 NETWORKS = ["transformer", "lstm", "gru", "rnn"]
@@ -220,3 +220,18 @@ def test_an_epoch_reaches_the_floor(splits: Splits) -> None:
 def test_a_recurrent_network_learns_from_few_rows(name: str, splits: Splits) -> None:
     """Two epochs over 5,000 real rows are far from guessing, which is right in a quarter of cases."""
     assert trained(name, splits, 5_000, 2)["accuracy"] >= 0.7
+
+
+def test_validation_rows_are_read_by_the_tokenizer_of_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows in the same order, as ids of that tokenizer: a version's losses come from its own words."""
+    articles = [ag_news.Article(place % 4, f"title {place}", f"words of row {place} and more") for place in range(3)]
+    news = ag_news.AgNews(train=[], validation=articles, test=[], sources=[])
+    monkeypatch.setattr(ag_news, "read", lambda _: news)
+    other = ag_news.train_tokenizer((article.text for article in articles), 60)
+    other.save(str(tmp_path / "tokenizer.json"))
+    found = TASK.validation_with(tmp_path, tmp_path / "tokenizer.json")
+    assert isinstance(TASK, RetokenizedTask)
+    assert torch.equal(found.inputs["token_ids"], topic.encode(other, articles).inputs["token_ids"])
+    assert found.targets.tolist() == [article.label for article in articles]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +80,6 @@ class Task(Protocol):
     recipe: TaskRecipe
     floor: float
     """The validation metric a version must reach to pass the gate."""
-    margin: float
-    """How much worse than the live version's validation metric a version may be."""
 
     def load(self, data_dir: Path, seed: int) -> Splits:
         """Find or download the files, verify them, and make the splits."""
@@ -120,6 +118,12 @@ class Task(Protocol):
         Holds `recipe.metric`, finite numbers only. The manifest's validation and test figures are these.
         """
 
+    def losses(self, outputs: Mapping[str, Tensor], split: Split) -> Tensor:
+        """The loss [rows] of what the exported graph gave for every row of a split, lower is better.
+
+        Rows that depend on each other give one loss together: a series one for each block of one horizon.
+        """
+
     def spec(self, splits: Splits) -> ServingSpec:
         """Tensors, labels, buckets and limits of the exported graph."""
 
@@ -128,3 +132,11 @@ class Task(Protocol):
 
     def parity_lengths(self) -> list[int]:
         """Lengths that parity is checked over; [0] where the graph has no length axis."""
+
+
+@runtime_checkable
+class RetokenizedTask(Protocol):
+    """A task whose versions may have tokenizers of their own."""
+
+    def validation_with(self, data_dir: Path, tokenizer: Path) -> Split:
+        """The validation rows, in the same order, as the tokenizer in that file reads them."""

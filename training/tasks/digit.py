@@ -87,7 +87,6 @@ class DigitTask:
 
     name = "digit"
     floor = 0.97
-    margin = 0.001
     recipe = TaskRecipe(
         summary="Handwritten digits 0 to 9 (MNIST), 28x28 pixels.",
         kind="image",
@@ -166,6 +165,10 @@ class DigitTask:
     def score(self, outputs: Mapping[str, Tensor], split: Split) -> dict[str, float]:
         """Accuracy, negative log likelihood and calibration error of the graph's probabilities."""
         return classify.scores(outputs["probabilities"], split.targets)
+
+    def losses(self, outputs: Mapping[str, Tensor], split: Split) -> Tensor:
+        """Negative log likelihood of each row in nats."""
+        return classify.losses(outputs["probabilities"], split.targets)
 
     def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
         """The network without its norms, behind the temperature that suits the validation split.

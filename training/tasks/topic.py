@@ -111,7 +111,6 @@ class TopicTask:
 
     name = "topic"
     floor = 0.86
-    margin = 0.005
     recipe = TaskRecipe(
         summary="Topic of an English news text (AG News): World, Sports, Business or Sci/Tech.",
         kind="text",
@@ -143,6 +142,10 @@ class TopicTask:
             assets={TOKENIZER: tokenizer.to_str().encode()},
             facts={"vocabulary": tokenizer.get_vocab_size()},
         )
+
+    def validation_with(self, data_dir: Path, tokenizer: Path) -> Split:
+        """The validation rows as another version's tokenizer reads them."""
+        return encode(Tokenizer.from_file(str(tokenizer)), ag_news.read(data_dir).validation)
 
     def optimisation(self, network: str) -> Optimisation:  # noqa: ARG002 (the same for all)
         """AdamW, one cycle, averaged weights."""
@@ -195,6 +198,10 @@ class TopicTask:
     def score(self, outputs: Mapping[str, Tensor], split: Split) -> dict[str, float]:
         """Accuracy, negative log likelihood and calibration error of the graph's probabilities."""
         return classify.scores(outputs["probabilities"], split.targets)
+
+    def losses(self, outputs: Mapping[str, Tensor], split: Split) -> Tensor:
+        """Negative log likelihood of each row in nats."""
+        return classify.losses(outputs["probabilities"], split.targets)
 
     def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
         """The network behind the temperature that suits the validation split."""
