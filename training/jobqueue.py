@@ -62,10 +62,7 @@ class JobQueue:
         """Make the database if it is not there, and begin to take jobs, those first that an earlier worker of this
         name left. SQLAlchemyError or OSError when it cannot be reached: nothing has begun then.
         """
-        prepare_file(self._url)
-        event.listen(Engine, "connect", add_missing_functions)
-        logging.getLogger("dbos").setLevel(logging.ERROR)
-        DBOS.migrate(self._url)
+        prepare(self._url)
         try:
             self._launch()
         except BaseException:
@@ -232,6 +229,14 @@ class JobQueue:
                 return await aside(lambda: self._give_back(job_id))
             except SQLAlchemyError:
                 await asyncio.sleep(AGAIN_S)
+
+
+def prepare(url: str) -> None:
+    """Make the job database if it is not there. SQLAlchemyError or OSError when it cannot be reached."""
+    prepare_file(url)
+    event.listen(Engine, "connect", add_missing_functions)
+    logging.getLogger("dbos").setLevel(logging.ERROR)
+    DBOS.migrate(url)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

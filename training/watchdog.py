@@ -5,7 +5,6 @@ No clocks are compared: a worker is silent when its count has not changed for so
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -13,12 +12,15 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import is_sqlite
 
 SILENT_S = 20.0
 LONGEST_BEAT_S = 2.0
+IDLE_BEAT_S = 30.0
+"""A worker that waits for jobs holds none that could be lost. Each count writes a page of 4 kB to a SQLite file."""
+_FORGET_AFTER = 5
+"""A worker without jobs may be idle: its row is removed after so many times the silence of one that has died."""
 _NEVER = -1  # the count of a worker that has no row
 
 log = logging.getLogger("training.worker")
@@ -104,6 +106,10 @@ class Silence:
             self._seen[name] = known if known is not None and known[0] == count else (count, at)
         return {name for name, (_, since) in self._seen.items() if at - since >= self._silent_s}
 
+    def still_s(self, name: str, at: float) -> float:
+        """Seconds for which the count of a worker has been seen to stand still."""
+        return at - self._seen[name][1]
+
 
 class Jobs(Protocol):
     """What the watchdog asks of the queue."""
@@ -127,6 +133,7 @@ class Watchdog:
     def __init__(self, heartbeats: Heartbeats, jobs: Jobs, name: str, silent_s: float = SILENT_S) -> None:
         self._heartbeats, self._jobs, self._name = heartbeats, jobs, name
         self._silence = Silence(silent_s)
+        self._forget_after_s = _FORGET_AFTER * silent_s
         self._beat_s = min(LONGEST_BEAT_S, silent_s / 10)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
@@ -136,12 +143,9 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop counting and leave no row behind."""
+        """Stop counting; the row stays."""
         self._stop.set()
         self._thread.join(10)
-        with contextlib.suppress(SQLAlchemyError):
-            self._heartbeats.forget(self._name)
-        self._heartbeats.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -157,15 +161,16 @@ class Watchdog:
     def look(self, at: float) -> None:
         """Count once, look at the others once; `at` is a steady clock's time."""
         self._heartbeats.beat(self._name)
-        counts = self._heartbeats.counts()
+        # An idle worker counts before it takes a job: who holds one here has counted by the time the counts are read.
         holders = set(self._jobs.holders())
+        counts = self._heartbeats.counts()
         everyone = dict.fromkeys(holders, _NEVER) | counts
         everyone.pop(self._name, None)
         for name in self._silence.look(everyone, at):
             if name in holders:
                 for job_id in self._jobs.take_from(name):
                     log.warning("worker %s is silent: job %s goes on elsewhere", name, job_id)
-            else:
+            elif self._silence.still_s(name, at) >= self._forget_after_s:
                 self._heartbeats.forget(name, counts.get(name))
         self._jobs.drop_lost()
         self._jobs.give_back_idle()

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -28,15 +29,20 @@ from models.lifeline import signal_when_parent_dies
 from models.store import Store, StoreError
 from training.attempt import train_threads
 from training.job import FIT, JobSettings
-from training.jobqueue import JobQueue
+from training.jobqueue import JobQueue, prepare
 from training.ledger import first_line
+from training.pending import Pending
 from training.tracking import TrackingError, require
-from training.watchdog import SILENT_S, Heartbeats, Watchdog
+from training.watchdog import IDLE_BEAT_S, SILENT_S, Heartbeats, Watchdog
 
 LOCK_WAIT_S = 20.0
 _AGAIN_S = 2.0
 _REMIND_S = 30.0
 BEAT_S = 1.0
+_LOOK_S = 1.0
+_QUIET_S = 20.0
+"""The engine takes about as much CPU to start as two minutes of its polling: the next job may come soon."""
+DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
 _STOP_S = 3.0  # of the grace time, what ending the children and giving the jobs back may take
 
 log = logging.getLogger("training.worker")
@@ -112,7 +118,10 @@ def clear_leftovers(store: Store) -> None:
 
 
 def serve(settings: WorkerSettings) -> None:
-    """Take jobs until a signal says stop; then end the children and give their jobs back to the queue."""
+    """Take jobs until a signal says stop; then end the children and give their jobs back to the queue.
+
+    While the database holds no unfinished job the engine that runs jobs is not started: it would poll for nothing.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -120,18 +129,100 @@ def serve(settings: WorkerSettings) -> None:
     queue = JobQueue(settings.database_url, settings.executor_id, settings.jobs, settings.concurrency)
     if settings.beat_fd is not None:
         beat_to_parent(queue, settings.beat_fd)
-    if not _started(queue, settings.database_url, stop):
-        return
-    watchdog = Watchdog(Heartbeats(settings.database_url), queue, settings.executor_id, settings.silent_s)
-    watchdog.start()
-    log.info("%s takes jobs from %s", settings.executor_id, shown(settings.database_url))
-    stop.wait()
-    log.info("%s stops", settings.executor_id)
-    orphan = settings.die_with is not None and os.getppid() != settings.die_with  # nobody gives it time
-    if not queue.shift.wind_down(0.0 if orphan else settings.grace_s - _STOP_S):
-        log.info("an epoch that did not end in time will be done again")
-    watchdog.stop()
-    queue.stop()
+    worker = _Worker(settings, queue, stop)
+    if worker.reaches_database(worker.prepare):
+        log.info("%s takes jobs from %s", settings.executor_id, shown(settings.database_url))
+        while worker.reaches_database(worker.wait_for_jobs) and worker.reaches_database(worker.begin):
+            worker.work()
+            if stop.is_set():
+                log.info("%s stops", settings.executor_id)
+                orphan = settings.die_with is not None and os.getppid() != settings.die_with  # nobody gives it time
+                if not queue.shift.wind_down(0.0 if orphan else settings.grace_s - _STOP_S):
+                    log.info("an epoch that did not end in time will be done again")
+            worker.end()
+    worker.end()  # of an engine that had just been started when it was time to stop
+    worker.leave()
+
+
+class _Worker:
+    """The turns of one worker: it waits for jobs, begins to take them, works until none is left, and ends."""
+
+    def __init__(self, settings: WorkerSettings, queue: JobQueue, stop: threading.Event) -> None:
+        self._settings, self._queue, self._stop = settings, queue, stop
+        self._pending = Pending(settings.database_url)
+        self._heartbeats = Heartbeats(settings.database_url)
+        self._watchdog: Watchdog | None = None
+
+    def prepare(self) -> None:
+        """Make the database, and report for the first time."""
+        prepare(self._settings.database_url)
+        self._heartbeats.beat(self._settings.executor_id)
+
+    def wait_for_jobs(self) -> None:
+        """Return when there is an unfinished job, or it is time to stop. The worker's row counts on, slowly."""
+        beat_at = time.monotonic() + IDLE_BEAT_S
+        while not self._stop.is_set() and not self._pending.any():
+            self._stop.wait(self._pending.look_every_s)
+            if time.monotonic() >= beat_at:
+                self._heartbeats.beat(self._settings.executor_id)
+                beat_at = time.monotonic() + IDLE_BEAT_S
+
+    def begin(self) -> None:
+        """Start the engine; count first, so that nobody takes this worker's first job for one of a dead worker."""
+        name = self._settings.executor_id
+        self._heartbeats.beat(name)
+        self._queue.start()
+        self._watchdog = Watchdog(self._heartbeats, self._queue, name, self._settings.silent_s)
+        self._watchdog.start()
+
+    def work(self) -> None:
+        """Return when there has been no unfinished job for a while, or it is time to stop."""
+        quiet_since: float | None = None
+        while not self._stop.wait(_LOOK_S):
+            if self._has_jobs():
+                quiet_since = None
+            elif quiet_since is None:
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since >= _QUIET_S:
+                return
+
+    def _has_jobs(self) -> bool:
+        try:
+            return self._pending.any()
+        except DATABASE_ERRORS:  # whether there are jobs is not known: the engine waits for the database
+            self._pending.close()
+            return True
+
+    def end(self) -> None:
+        """Stop the engine; jobs that still run go back to the queue."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+            self._queue.stop()
+
+    def leave(self) -> None:
+        """Remove the worker's row and close the connections."""
+        with contextlib.suppress(*DATABASE_ERRORS):
+            self._heartbeats.forget(self._settings.executor_id)
+        self._heartbeats.close()
+        self._pending.close()
+
+    def reaches_database(self, call: Callable[[], None]) -> bool:
+        """Call it until the database takes it; False when it is time to stop. Says now and then what is wrong."""
+        told = float("-inf")
+        while not self._stop.is_set():
+            try:
+                call()
+            except DATABASE_ERRORS as exc:
+                self._pending.close()
+                if time.monotonic() - told > _REMIND_S:
+                    told = time.monotonic()
+                    url = shown(self._settings.database_url)
+                    log.error("the job database %s cannot be reached, trying again: %s", url, first_line(exc))
+                self._stop.wait(_AGAIN_S)
+            else:
+                return not self._stop.is_set()
+        return False
 
 
 def beat_to_parent(queue: JobQueue, handle: int, every_s: float = BEAT_S) -> None:
@@ -150,22 +241,6 @@ def beat_to_parent(queue: JobQueue, handle: int, every_s: float = BEAT_S) -> Non
             time.sleep(every_s)
 
     threading.Thread(target=beat, name="heartbeat", daemon=True).start()
-
-
-def _started(queue: JobQueue, url: str, stop: threading.Event) -> bool:
-    """Start, as soon as the database is there, and say now and then that it is not; False when it is time to stop."""
-    told = float("-inf")
-    while not stop.is_set():
-        try:
-            queue.start()
-        except (SQLAlchemyError, OSError) as exc:
-            if time.monotonic() - told > _REMIND_S:
-                told = time.monotonic()
-                log.error("the job database %s cannot be reached, trying again: %s", shown(url), first_line(exc))
-            stop.wait(_AGAIN_S)
-        else:
-            return True
-    return False
 
 
 def _share_threads(concurrency: int) -> None:

@@ -93,10 +93,45 @@ def test_a_watchdog_takes_from_the_silent_and_from_nobody_else(tmp_path):
         beats.beat("alive")
         watchdog.look(at)
     assert queue.held == {"me": ["1"], "alive": ["4"]}
-    assert set(beats.counts()) == {"me", "alive"}
     assert queue.looks == 12
+    assert set(beats.counts()) == {"me", "alive", "stopped", "idle"}
     watchdog.start()
     watchdog.stop()
+
+
+def test_an_idle_worker_is_forgotten_much_later_than_a_dead_one(tmp_path):
+    """It counts every half minute; its row goes after five times the silence of one that holds jobs."""
+    beats = Heartbeats(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+    watchdog = Watchdog(beats, Queue(), "me", silent_s=20)
+    beats.beat("idle")
+    for at in range(100, 200, 2):
+        watchdog.look(at)
+    assert set(beats.counts()) == {"me", "idle"}
+    watchdog.look(200)
+    assert set(beats.counts()) == {"me"}
+
+
+def test_a_worker_that_has_just_taken_its_first_job_is_not_taken_for_dead(tmp_path):
+    """It counts before it takes a job, so whoever sees it hold one sees a new count too."""
+    beats = Heartbeats(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+    queue = Queue()
+    watchdog = Watchdog(beats, queue, "me", silent_s=20)
+    beats.beat("idle")
+    for at in range(100, 130, 2):
+        watchdog.look(at)
+    read = queue.holders
+
+    def holders() -> list[str]:
+        found = read()
+        beats.beat("idle")  # between two readings of the one who looks
+        queue.held["idle"] = ["1"]
+        return found
+
+    queue.holders = holders
+    watchdog.look(130)
+    queue.holders = read
+    watchdog.look(132)
+    assert queue.held == {"idle": ["1"]}
 
 
 # ---------------------------------------------------------------------- whose folder
