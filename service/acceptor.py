@@ -59,9 +59,17 @@ class Acceptor:
         self._counts[self._place] -= 1
 
     def close(self) -> None:
-        """Accept nothing more."""
+        """Accept what waits, and then nothing more."""
+        if self._closed:
+            return
         self._closed = True
         self._loop.remove_reader(self._listener.fileno())
+        try:
+            while True:
+                self._take()
+        except OSError:
+            pass
+        self._listener.close()  # for this process; the others have theirs
 
     async def wait_closed(self) -> None:
         """Wait for connections that are just being opened."""
@@ -87,17 +95,20 @@ class Acceptor:
                 self._wait_for_room(f"{self._counts[self._place]} connections are open")
                 return
             try:
-                connection, _ = self._listener.accept()
+                self._take()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return  # nothing waits any more, or the client gave up
             except OSError as exc:  # out of file descriptors: let some connections end first
                 self._wait_for_room(str(exc))
                 return
             self._is_full = False
-            self._counts[self._place] += 1
-            task = self._loop.create_task(self._open(connection))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+
+    def _take(self) -> None:
+        connection, _ = self._listener.accept()
+        self._counts[self._place] += 1
+        task = self._loop.create_task(self._open(connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     def _wait_for_room(self, reason: str) -> None:
         """Accept again in a moment; one line in the log for the whole time that there is no room."""

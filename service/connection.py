@@ -39,8 +39,8 @@ _LINGER_S, _LINGER_SILENT_S = 30.0, 5.0
 """How long an ended connection reads on in all, and while nothing comes."""
 _LINGER_BODIES = 10
 """How much it reads then: so many of the largest bodies."""
-_FIRST_REQUEST_S = 1.0
-"""At shutdown: the time a connection that was just opened has for its request."""
+_FIRST_REQUEST_S, _NEXT_REQUEST_S = 1.0, 0.05
+"""At shutdown: the time that a connection has for its first request, which may be on its way, or for another one."""
 
 
 class Connection(HttpToolsProtocol):
@@ -344,7 +344,7 @@ class Connection(HttpToolsProtocol):
         if self._ending:
             self.transport.close()
         elif not self._in_message:
-            self.loop.call_later(_FIRST_REQUEST_S if self.cycle is None else 0.0, self.close_idle)
+            self.loop.call_later(_FIRST_REQUEST_S if self.cycle is None else _NEXT_REQUEST_S, self.close_idle)
 
     # ------------------------------------------------------------------ what the doorkeeper calls
 

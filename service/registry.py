@@ -44,6 +44,7 @@ class Registry:
     ) -> None:
         self.store = store
         self.background = background or Background()
+        self.closing = False  # set as soon as the process is told to stop
         self.defaults = {
             recipe.kind: recipe.networks[recipe.default_network].model for recipe in reversed(recipes.tasks.values())
         }
@@ -142,6 +143,8 @@ class Registry:
     def problems(self) -> dict[str, str]:
         """What is wrong with each default model, and what has ended; empty when the process is ready."""
         found = self.background.dead()
+        if self.closing:
+            found["service"] = "it is shutting down"
         for name in self.defaults.values():
             slot = self._slots.get(name)
             if slot is not None:

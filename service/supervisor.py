@@ -23,6 +23,7 @@ from typing import Any
 
 from service import banner, metric_folder, shared
 from service.doorkeeper import raise_file_limit
+from service.drain import SETTLE_S, begin_no_more
 from service.heartbeat import LOADING, Beats, Patience
 from service.limits import Shared
 from service.oip.rpc import port
@@ -88,7 +89,7 @@ class Supervisor:
                 trainer.start()
             return self._watch(worker.run, listener, trainer, wake)
         finally:
-            self._stop_workers()
+            self._stop_workers(listener)
             if trainer is not None:
                 trainer.stop(self.settings.shutdown_grace_s)
             listener.close()
@@ -201,12 +202,17 @@ class Supervisor:
             theirs.close()
         return _Worker(process, mine, place)
 
-    def _stop_workers(self) -> None:
-        """Let every worker finish what it has, for the grace time, then end it."""
+    def _stop_workers(self, listener: socket.socket) -> None:
+        """Let every worker serve on while traffic goes elsewhere, then finish what it has, for the grace time."""
         for each in self._workers:
             if each.process.is_alive():
                 each.process.terminate()
-        until = time.monotonic() + self.settings.shutdown_grace_s + _KILL_AFTER_S
+        drained_at = time.monotonic() + self.settings.drain_s
+        for each in self._workers:
+            each.process.join(max(0.0, drained_at - time.monotonic()))
+        begin_no_more(listener)
+        listener.close()  # the workers accept what is left, and close it after that
+        until = time.monotonic() + SETTLE_S + self.settings.shutdown_grace_s + _KILL_AFTER_S
         for each in self._workers:
             each.process.join(max(0.0, until - time.monotonic()))
             if each.process.is_alive():

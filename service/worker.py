@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -23,6 +24,7 @@ from service.acceptor import Acceptor, Counts
 from service.app import create_app
 from service.direct import DirectProtocol
 from service.doorkeeper import LOOK_S, Doorkeeper, most_connections
+from service.drain import SETTLE_S
 from service.exchange import Desk, Head
 from service.heartbeat import Beats, Pulse
 from service.limits import Limits, Shared
@@ -72,7 +74,10 @@ def run(settings: Settings, listener: socket.socket, reports: Connection, place:
 
 
 class _Server(uvicorn.Server):
-    """Tells the parent when it serves, and lets go of followers when it must stop."""
+    """Tells the parent when it serves; told to stop, it goes on for a while and says so, and lets go of followers."""
+
+    _protocol: type[DirectProtocol] | None = None
+    _drained_at: float | None = None
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket, reports: Connection, place: Place) -> None:
         super().__init__(config)
@@ -82,8 +87,32 @@ class _Server(uvicorn.Server):
         self._settings: Settings = config.app.state.settings  # type: ignore[union-attr]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop: not ready any more, and every answer ends its connection. A second ^C ends it all."""
+        if self._protocol is None or (self._drained_at is not None and sig == signal.SIGINT):
+            super().handle_exit(sig, frame)
+        elif self._drained_at is None:
+            self._captured_signals.append(sig)
+            self._drained_at = time.monotonic() + self._settings.drain_s
+            self.config.app.state.registry.closing = True  # type: ignore[union-attr]
+            self._protocol.draining = True
+            self._protocol.heads.clear()
+            for connection in list(self.server_state.connections):
+                connection.drain()  # type: ignore[union-attr]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop now."""
+        if self._drained_at is not None and time.monotonic() >= self._drained_at + SETTLE_S:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take the last connections and answer what they ask, then end."""
         self.config.app.state.jobs.hang_up()  # type: ignore[union-attr]
-        super().handle_exit(sig, frame)
+        for server in self.servers:
+            if isinstance(server, Acceptor):
+                server.close()
+                await server.wait_closed()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._pulse = Pulse(asyncio.get_running_loop(), self._beat)
@@ -104,11 +133,11 @@ class _Server(uvicorn.Server):
     def _beat(self) -> None:
         """Say that the loop turns; end this process, which is replaced, when something that must run does not."""
         self._place.beats.beat(self._place.index)
-        if self.should_exit or not (dead := self.config.app.state.background.dead()):  # type: ignore[union-attr]
+        if self._drained_at is not None or self.should_exit or not (dead := self.config.app.state.background.dead()):  # type: ignore[union-attr]
             return
         log.critical("%s", "; ".join(dead.values()))
         # what has ended may hold up an orderly end
-        asyncio.get_running_loop().call_later(self._settings.shutdown_grace_s, os._exit, 1)
+        asyncio.get_running_loop().call_later(self._settings.drain_s + self._settings.shutdown_grace_s, os._exit, 1)
         signal.raise_signal(signal.SIGTERM)
 
     async def _rpc_server(self) -> Any:
@@ -148,6 +177,7 @@ class _Server(uvicorn.Server):
                 super().connection_lost(exc)
 
         app.state.guard.on_change(protocol.heads.clear)
+        self._protocol = protocol
         return acceptor
 
 
