@@ -78,7 +78,7 @@ class Canaries:
         name = slot.name
         async with self._lock(name):
             live = slot.live
-            manifest = await self._loader.run(self._store.manifest, name, version)
+            manifest = await self._loader.look(self._store.manifest, name, version)
             if live is None or version == live.version:
                 raise NotLiveError(f"{name} version {version} is live" if live else f"{name} has no live version")
             if not manifest.keeps_contract_of(live.manifest):
@@ -133,16 +133,16 @@ class Canaries:
 
     async def state(self, name: str) -> CanaryState:
         """What runs and what ran last. An order whose live version is live no more has ended."""
-        state = await self._loader.run(self.board.state, name)
+        state = await self._loader.look(self.board.state, name)
         order = state.running
         if order is None:
             return state
-        live = await self._loader.run(self._store.live, name)
+        live = await self._loader.look(self._store.live, name)
         if live == order.against:
             return state
         outcome: End = "promoted" if live == order.version else "superseded"
         await self.end(name, order, outcome, f"version {live} went live")
-        return await self._loader.run(self.board.state, name)
+        return await self._loader.look(self.board.state, name)
 
     def figures(self, name: str, order: CanaryOrder) -> CanaryFigures:
         """What all processes have counted for an order; reads files."""
@@ -237,7 +237,7 @@ class Canaries:
             await self._loader.run(trial.tally.flush)
         if order.rule is None:
             return
-        verdict = verdict_of(order, await self._loader.run(self.figures, name, order))
+        verdict = verdict_of(order, await self._loader.look(self.figures, name, order))
         if verdict is None or verdict.state == "waiting":
             return
         if verdict.state == "failed":

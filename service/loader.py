@@ -1,4 +1,7 @@
-"""The one background thread that loads models, at low priority, so that loading never slows an answer."""
+"""The one background thread that loads models, at low priority, so that loading never slows an answer.
+
+Who only looks at the store has threads of its own beside it: neither waits for the other.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NICE = 10
+_READERS = 2
 
 
 _equals = ThreadPoolExecutor(1, thread_name_prefix="builder")
@@ -32,11 +36,16 @@ class Loader:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
         _equals.submit(int).result()  # its thread is begun here, by one of normal priority
 
     async def run(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """The call's result, from the loader's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: call(*args, **kwargs))
+
+    async def look(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of a call that only looks at the store, from a thread that loads nothing."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: call(*args, **kwargs))
 
     def be_polite(self) -> None:
         """From here on load at low priority; the first load of a service that is not ready yet need not wait."""
@@ -44,6 +53,7 @@ class Loader:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
+        self._readers.shutdown(wait=True)
 
 
 def lower_priority() -> None:

@@ -12,6 +12,7 @@ from models.manifest import Kind
 from models.store import Store, StoreReadError
 from service.background import Background
 from service.canary import Canaries
+from service.catalogue import Catalogue
 from service.device import Device
 from service.errors import InvalidInput, NotFound, Unavailable
 from service.loader import Loader
@@ -43,6 +44,7 @@ class Registry:
         background: Background | None = None,
     ) -> None:
         self.store = store
+        self.catalogue = Catalogue(store)
         self.background = background or Background()
         self.closing = False  # set as soon as the process is told to stop
         self.defaults = {
@@ -124,11 +126,18 @@ class Registry:
         return await self.in_store(self.store.names)
 
     async def in_store(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """A blocking call on the store, off the event loop; Unavailable while the system does not let it be read."""
+        """A call that only looks at the store, off the event loop and beside the loader.
+
+        Unavailable while the system does not let it be read.
+        """
         try:
-            return await self._loader.run(call, *args, **kwargs)
+            return await self._loader.look(call, *args, **kwargs)
         except StoreReadError as exc:
             raise Unavailable(f"{exc}.", code="store_unavailable") from None
+
+    async def change(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """A call that changes the store, on the loader's thread; raises what the call does."""
+        return await self._loader.run(call, *args, **kwargs)
 
     async def follow(self, name: str) -> None:
         """Follow the live pointer of a model now instead of at the watcher's next look."""

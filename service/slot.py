@@ -148,7 +148,7 @@ class Slot:
 
     async def _follow(self, retry: bool) -> None:
         try:
-            pointer = await self._loader.run(self._store.live_history, self.name)
+            pointer = await self._loader.look(self._store.live_history, self.name)
         except StoreReadError:
             raise
         except StoreError as exc:
@@ -208,7 +208,7 @@ class Slot:
         """What to try, best first: the live pointer's version; with nothing serving, earlier ones after it."""
         if self.live is not None:
             return pointer[:1]
-        there = await self._loader.run(self._store.versions, self.name)
+        there = await self._loader.look(self._store.versions, self.name)
         tried = [version for version in pointer if version in there] if pointer else []
         return [
             *pointer[:1],

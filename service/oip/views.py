@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from models.manifest import Manifest, ManifestError, TensorSpec, read_manifest
-from models.store import Store, StoreError
 from service.errors import NotFound, Unavailable
 from service.oip.values import NAMES
 from service.registry import Registry
@@ -80,23 +79,12 @@ async def index(registry: Registry, *, only_ready: bool) -> list[dict[str, str]]
         slot = registry.loaded(name)
         refused = {} if slot is None else dict(slot.refused)
         fault = None if slot is None else slot.fault
-        for version, problem in await registry.in_store(_problems, registry.store, name):
-            reason = fault or refused.get(version) or problem
+        for entry in await registry.in_store(registry.catalogue.entries, name):
+            version = entry.info.version
+            reason = fault or refused.get(version) or entry.info.problem
             state = "UNAVAILABLE" if reason else "READY"
             found.append({"name": name, "version": str(version), "state": state, "reason": reason or ""})
     return [each for each in found if each["state"] == "READY"] if only_ready else found
-
-
-def _problems(store: Store, name: str) -> list[tuple[int, str | None]]:
-    """The versions of a model, each with what is wrong with its manifest."""
-    found: list[tuple[int, str | None]] = []
-    for version in store.versions(name):
-        try:
-            read_manifest(store.folder(name, version))
-            found.append((version, None))
-        except (ManifestError, StoreError) as exc:
-            found.append((version, str(exc)))
-    return found
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

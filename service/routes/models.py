@@ -11,7 +11,6 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 
 from models.canary import CanaryError, state_of
-from models.manifest import Manifest, ManifestError, read_manifest
 from models.store import (
     NothingToRollBackError,
     Store,
@@ -27,7 +26,7 @@ from service.errors import Conflict, NotFound, ServiceError, Unavailable
 from service.inputs.fields import LARGEST_VERSION
 from service.openapi import problem_responses
 from service.registry import Registry
-from service.schemas import CanaryRef, ModelInfo, ModelList, Promotion, VersionInfo
+from service.schemas import CanaryRef, ModelInfo, ModelList, Promotion
 
 router = APIRouter(prefix="/models", tags=["models"])
 _CONFLICTS: dict[type[StoreError], str] = {
@@ -49,39 +48,44 @@ TheRegistry = Annotated[Registry, Depends(_registry)]
 Version = Annotated[int, InPath(le=LARGEST_VERSION, description="one of the model's versions")]
 
 
-@router.get("", summary="All models")
-async def list_models(registry: TheRegistry) -> ModelList:
+@router.get("", summary="All models", response_model=ModelList)
+async def list_models(registry: TheRegistry) -> Response:
     """Every model in the store with its versions, metrics and provenance, and what answers now."""
-    names = await registry.names()
-    return ModelList(models=[await _info(registry, name) for name in names])
+    found = [await _told(registry, name) for name in await registry.names()]
+    return _json(b'{"models":[' + b",".join(found) + b"]}")
 
 
-@router.get("/{name}", summary="One model", responses=problem_responses(404))
-async def get_model(name: str, registry: TheRegistry) -> ModelInfo:
+@router.get("/{name}", summary="One model", response_model=ModelInfo, responses=problem_responses(404))
+async def get_model(name: str, registry: TheRegistry) -> Response:
     """Versions, metrics, provenance, the live and the previous version, and the provider in use."""
-    return await _known(registry, name)
+    await _known(registry, name)
+    return _json(await _told(registry, name))
 
 
 @router.post(
-    "/{name}/promote", summary="Make a version live", responses=problem_responses(400, 404, 409, 413, 422, 503)
+    "/{name}/promote",
+    summary="Make a version live",
+    response_model=ModelInfo,
+    responses=problem_responses(400, 404, 409, 413, 422, 503),
 )
-async def promote(name: str, body: Promotion, registry: TheRegistry) -> ModelInfo:
+async def promote(name: str, body: Promotion, registry: TheRegistry) -> Response:
     """Verify the version, make it live in every worker within two seconds, without a failed request."""
     await _known(registry, name)
     await _change(registry, name, registry.store.promote, name, body.version)
-    return await _info(registry, name)
+    return _json(await _told(registry, name))
 
 
 @router.post(
     "/{name}/rollback",
     summary="Make the previously live version live again",
+    response_model=ModelInfo,
     responses=problem_responses(404, 409, 503),
 )
-async def rollback(name: str, registry: TheRegistry) -> ModelInfo:
+async def rollback(name: str, registry: TheRegistry) -> Response:
     """One step back in the history of live versions."""
     await _known(registry, name)
     await _change(registry, name, registry.store.rollback, name)
-    return await _info(registry, name)
+    return _json(await _told(registry, name))
 
 
 @router.delete(
@@ -114,17 +118,16 @@ async def report(name: str, version: Version, registry: TheRegistry) -> FileResp
     return FileResponse(page, media_type="text/html", headers={"Content-Security-Policy": _NOTHING_FROM_OUTSIDE})
 
 
-async def _known(registry: Registry, name: str) -> ModelInfo:
+async def _known(registry: Registry, name: str) -> None:
     names = await registry.names()
     if name not in names:
         raise NotFound(f"There is no model {name!r}; there are: {', '.join(names)}.", code="model_not_found")
-    return await _info(registry, name)
 
 
 async def _change(registry: Registry, name: str, call: Any, /, *args: Any) -> None:
     """A change of the store, followed by this process at once and by the others when they see it."""
     try:
-        await registry.in_store(call, *args)
+        await registry.change(call, *args)
     except StoreError as exc:
         raise _refusal(exc) from None
     await registry.follow(name)
@@ -149,27 +152,33 @@ def _report_page(store: Store, name: str, version: int) -> Path:
     return page
 
 
-async def _info(registry: Registry, name: str) -> ModelInfo:
+async def _told(registry: Registry, name: str) -> bytes:
+    """A `ModelInfo` as JSON."""
     slot = registry.loaded(name)
     refused = dict(slot.refused) if slot is not None else {}
     canary = await registry.in_store(_canary, registry.store, name)
-    live, previous, versions = await registry.in_store(_versions, registry.store, name, refused)
-    newest = next((manifest for _, manifest in reversed(versions) if manifest is not None), None)
+    listing = await registry.in_store(registry.catalogue.listing, name)
+    newest = listing.newest
     serving = slot.live if slot is not None else None
-    return ModelInfo(
+    info = ModelInfo(
         name=name,
         task=newest.task if newest else None,
         kind=newest.kind if newest else None,
         default=name in registry.defaults.values(),
-        live=live,
-        previous=previous,
+        live=listing.live,
+        previous=listing.previous,
         serving=serving.version if serving is not None else None,
         provider=serving.engine.provider if serving is not None else None,
         swaps=slot.swaps if slot is not None else 0,
         problem=slot.problem() if slot is not None else None,
         canary=canary,
-        versions=[info for info, _ in versions],
+        versions=[],
     )
+    return listing.text(info, refused)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
 
 
 def _canary(store: Store, name: str) -> CanaryRef | None:
@@ -178,36 +187,3 @@ def _canary(store: Store, name: str) -> CanaryRef | None:
         if order is not None and order.against == store.live(name):
             return CanaryRef(version=order.version, percent=order.percent, mode=order.mode)
     return None
-
-
-def _versions(
-    store: Store, name: str, refused: dict[int, str]
-) -> tuple[int | None, int | None, list[tuple[VersionInfo, Manifest | None]]]:
-    history = store.live_history_or_empty(name)
-    live = history[0] if history else None
-    found = []
-    for version in store.versions(name):
-        manifest, problem = None, refused.get(version)
-        try:
-            manifest = read_manifest(store.root / name / str(version))
-        except ManifestError as exc:
-            problem = problem or str(exc)
-        found.append((_version_info(version, manifest, problem, live=version == live), manifest))
-    return live, store.previous(name) if history else None, found
-
-
-def _version_info(version: int, manifest: Manifest | None, problem: str | None, *, live: bool) -> VersionInfo:
-    if manifest is None:
-        return VersionInfo(version=version, live=live, problem=problem)
-    return VersionInfo(
-        version=version,
-        network=manifest.network,
-        created_at=manifest.created_at,
-        live=live,
-        metrics=manifest.metrics,
-        calibration=manifest.calibration,
-        provenance=manifest.provenance.model_dump(mode="json"),
-        gate=manifest.gate.model_dump(mode="json") if manifest.gate else None,
-        bytes=sum(entry.bytes for entry in manifest.files.values()),
-        problem=problem,
-    )
