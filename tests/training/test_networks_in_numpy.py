@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +14,22 @@ from torch import nn
 from tests.training.twins import TWINS, Outputs
 from training import export
 from training.datasets import ett
+from training.datasets.ag_news import train_tokenizer
+from training.datasets.exposure.texts import sections
 from training.registry import get_task, task_names
-from training.tasks import forecast
+from training.tasks import forecast, topic
 from training.tasks.base import Inputs, Split, Splits, Task
 
 TOLERANCE = 1e-5
 """Absolute: probabilities as they are, forecasts in units of the target's standard deviation."""
-FACTS = {
+TOKENIZER = train_tokenizer((" ".join(entries) for entries in sections("everyday.txt").values()), 300)
+FACTS: dict[str, dict[str, Any]] = {
     "digit": {"mean": 0.13, "std": 0.31},
     "forecast": {
         "mean": [7.9, 2.0, 5.1, 0.8, 2.8, 0.8, 17.1],
         "std": [5.8, 2.1, 5.5, 1.9, 1.0, 0.6, ett.TARGET_STD],
     },
-    "topic": {"vocabulary": 200},
+    "topic": {"vocabulary": TOKENIZER.get_vocab_size()},
 }
 NETWORKS = [(name, network) for name in task_names() for network in get_task(name).recipe.networks]
 
@@ -42,6 +46,9 @@ def splits_of(task: Task) -> Splits:
     else:
         classes = len(task.spec(Splits(*[None] * 3, [], {}, {})).labels)  # type: ignore[arg-type]
         rows = Split(task.example(64, 20, 1), torch.randint(0, classes, (64,), generator=generator))
+    if task.name == "topic":
+        rows = topic.TextSplit(rows.inputs, rows.targets, headlines=torch.randint(1, 6, (64,), generator=generator))
+        return Splits(rows, rows, rows, [], {topic.TOKENIZER: TOKENIZER.to_str().encode()}, FACTS[task.name])
     return Splits(rows, rows, rows, [], {}, FACTS[task.name])
 
 
@@ -65,7 +72,7 @@ def likely(task: Task, module: nn.Module, splits: Splits) -> Splits:
         return splits
     chances = task.predict(module, splits.validation).softmax(1)
     targets = torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(3)).squeeze(1)
-    return replace(splits, validation=Split(splits.validation.inputs, targets))
+    return replace(splits, validation=replace(splits.validation, targets=targets))
 
 
 def worst(twin: Outputs, graph: export.Arrays, unit: float) -> float:

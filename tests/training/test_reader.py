@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from training import export
+from training.nets.outlier import OutlierReader
 from training.nets.reader import TopicRecurrent, ends, without_gaps
 from training.nets.recurrent import Kind
+from training.outliers import Calibration
 from training.tasks.base import Splits
 from training.tasks.topic import MAX_LENGTH, TASK, Serving
 
@@ -85,7 +87,8 @@ def test_training_moves_every_weight_but_the_vector_of_padding(kind: Kind) -> No
 @pytest.mark.parametrize("kind", KINDS)
 def test_exported_graph_agrees_with_torch(kind: Kind, tmp_path: Path) -> None:
     """One recurrent node, right for every batch and length, for zeros inside a row and for rows of nothing."""
-    module, path = Serving(network(kind), 1.3).eval(), tmp_path / "model.onnx"
+    reader, calibration = OutlierReader(200), Calibration(1.3, 1.0, 0.0, 0.5)
+    module, path = Serving(network(kind), reader, calibration).eval(), tmp_path / "model.onnx"
     export.export(module, TASK.example(2, 6, 0), TASK.spec(cast("Splits", None)), path)
     kinds = [node.op_type for node in onnx.load(path).graph.node]
     assert kinds.count(kind.upper()) == 1
@@ -94,4 +97,4 @@ def test_exported_graph_agrees_with_torch(kind: Kind, tmp_path: Path) -> None:
     assert [32, MAX_LENGTH] in parity.cases
     found = export.run(export.session(path), {"token_ids": ROWS})["probabilities"]
     with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(found), module(ROWS), atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.from_numpy(found), module(ROWS)[0], atol=1e-5, rtol=0)

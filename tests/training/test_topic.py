@@ -14,7 +14,9 @@ from torch import nn
 from service.inputs.text import TextEncoder
 from training import export
 from training.datasets import ag_news
+from training.nets.outlier import OutlierReader
 from training.nets.tables import with_half_tables
+from training.outliers import Calibration, doubt
 from training.tasks import topic
 from training.tasks.base import RetokenizedTask, Split, Splits
 from training.tasks.topic import MAX_LENGTH, TASK, Serving, TextSplit, _transformers
@@ -51,7 +53,8 @@ def encoder(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> TextEnc
 
 def fresh(vocabulary: int = 300) -> nn.Module:
     torch.manual_seed(0)
-    return Serving(with_half_tables(_transformers(vocabulary, 4)), 1.3).eval()
+    network, reader = with_half_tables(_transformers(vocabulary, 4)), with_half_tables(OutlierReader(vocabulary))
+    return Serving(network, reader, Calibration(1.3, 1.0, 0.0, 0.5)).eval()
 
 
 def some(split: Split, rows: int) -> TextSplit:
@@ -164,17 +167,22 @@ def test_exported_graph_agrees_with_torch(tmp_path: Path, splits: Splits) -> Non
 
 
 def test_calibration_does_not_move_the_answer(splits: Splits) -> None:
-    """The served module is the network behind a temperature: probabilities sum to 1 and rank as the logits do."""
-    few = replace(splits, validation=some(splits.validation, 200))
+    """Temperature and outlier probability leave the ranks of the topics as they are; probabilities sum to 1."""
+    few = replace(splits, train=some(splits.train, 300), validation=some(splits.validation, 200))
     network = TASK.build("transformer", splits)
     serving, calibration = TASK.serving(network, few)
     ids = few.validation.inputs["token_ids"]
     with torch.no_grad():
-        probabilities = serving(ids)
+        probabilities, outlier = serving(ids)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(200))
     halved = with_half_tables(network)
     assert torch.equal(probabilities.argmax(1), TASK.predict(halved, few.validation).argmax(1))
     assert calibration["temperature"] > 0
+    found = doubt(calibration)
+    assert found is not None
+    assert found.unknown_share == 0.5
+    warned = (outlier > found.threshold).float().mean()
+    assert warned <= 0.02
     assert set(TASK.score({"probabilities": probabilities}, few.validation)) == {"accuracy", "nll", "ece"}
 
 

@@ -127,8 +127,32 @@ def topic_transformer(module: nn.Module, serving: nn.Module, inputs: Inputs) -> 
     """The normalised geometric mean of the members' probabilities, on the tables as they are served."""
     ids = inputs["token_ids"].numpy()
     chances = [eq.softmax(_member(member, ids)) for member in serving.network.members]
-    mean = np.mean([np.log(chance) for chance in chances], axis=0)
-    return {"probabilities": eq.softmax(mean / serving.temperature)}
+    return _with_outliers(serving, ids, np.mean([np.log(chance) for chance in chances], axis=0))
+
+
+def _with_outliers(serving: nn.Module, ids: Whole, logits: Array) -> Outputs:
+    """A softmax at the temperature, mixed with equal shares by the outlier probability."""
+    found, reader = serving.answer.calibration, serving.reader
+    logit = np.array([_style(reader, row) for row in ids])
+    outlier = 1 / (1 + np.exp(-(logit * found.outlier_slope + found.outlier_intercept)))
+    known = eq.softmax(logits / found.temperature)
+    return {
+        "probabilities": (1 - outlier[:, None]) * known + outlier[:, None] / known.shape[1],
+        "outlier": outlier,
+    }
+
+
+def _style(reader: nn.Module, row: Whole) -> float:
+    """Mean and largest value of the vectors of a row's words and neighbours, its length, one hidden layer."""
+    words, table = numbers(reader.vectors.weight), numbers(reader.pairs.weight)
+    pairs = [(before, after) for before, after in pairwise([0, *row]) if after]
+    read = np.array([[*words[after], *table[(before * 7919 + after * 104729) % len(table)]] for before, after in pairs])
+    if not pairs:
+        read = np.zeros((0, words.shape[1] + table.shape[1]))
+    mean, largest = read.sum(0) / max(1, len(pairs)), read.max(0, initial=-1.0)
+    features = np.concatenate([mean, largest, [np.log(max(1, len(pairs)))]])
+    hidden = eq.relu(eq.dense(features[None], *dense_of(reader.hidden)))
+    return float(eq.dense(hidden, *dense_of(reader.out))[0, 0])
 
 
 def _member(module: nn.Module, ids: Whole) -> Array:
@@ -156,7 +180,7 @@ def topic_recurrent(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Ou
     outputs, _ = recurrent(module.layer, vectors, lengths)
     largest = np.array([row[:length].max(0) for row, length in zip(outputs, lengths, strict=True)])
     both = np.concatenate([largest, eq.masked_mean(vectors, ids != 0)], 1)
-    return {"probabilities": eq.softmax(eq.dense(both, *dense_of(module.head)) / serving.temperature)}
+    return _with_outliers(serving, ids, eq.dense(both, *dense_of(module.head)))
 
 
 # ---------------------------------------------------------------------- forecast

@@ -1,7 +1,8 @@
 """Topics of news: a text to the probabilities of World, Sports, Business and Sci/Tech (AG News).
 
 Against the small number of rows, training hides tokens at random ("word dropout", Iyyer et al., ACL 2015) and shows
-some rows as their headline alone, so that short texts are answered well too.
+some rows as their headline alone, so that short texts are answered well too. A small reader beside the network, trained
+on texts that are not news (`training.text_outliers`), tells how likely a text has none of the topics.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from models.jobs import NetworkRecipe, Range, TaskRecipe
 from models.manifest import Buckets, TensorSpec, TextSpec
-from training import classify
+from training import classify, outliers, text_outliers
 from training.datasets import ag_news
 from training.datasets.ag_news import LABELS, Article
 from training.nets.ensemble import Ensemble
@@ -37,6 +38,9 @@ _HIDDEN_TOKENS, _HEADLINES = 0.4, 0.15
 _SMOOTHING = 0.05
 _SORTED_BATCHES = 32
 """Training sorts so many batches' worth of shuffled rows by length, which spares most of the padding."""
+
+_WARNED_SHARE, _UNKNOWN_SHARE = 0.01, 0.5
+"""Share of the validation rows, whole and as headlines, that the warning may reach; most of a text's tokens."""
 
 _MEMBERS = 3
 
@@ -61,14 +65,15 @@ class TextSplit(Split):
 
 
 class Serving(nn.Module):
-    """Probabilities [batch, 4] of `token_ids` int64 [batch, length]."""
+    """Probabilities [batch, 4] and outlier probability [batch] of `token_ids` int64 [batch, length]."""
 
-    def __init__(self, network: nn.Module, temperature: float) -> None:
+    def __init__(self, network: nn.Module, reader: nn.Module, calibration: outliers.Calibration) -> None:
         super().__init__()
-        self.network, self.temperature = network, temperature
+        self.network, self.reader, self.answer = network, reader, outliers.Answer(calibration)
 
-    def forward(self, token_ids: Tensor) -> Tensor:
-        return torch.softmax(self.network(token_ids) / self.temperature, dim=1)
+    def forward(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        answer: tuple[Tensor, Tensor] = self.answer(self.network(token_ids), self.reader(token_ids))
+        return answer
 
 
 def encode(tokenizer: Tokenizer, articles: list[Article]) -> TextSplit:
@@ -204,21 +209,31 @@ class TopicTask:
         return classify.losses(outputs["probabilities"], split.targets)
 
     def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
-        """The network behind the temperature that suits the validation split."""
-        raw, targets = self.predict(module, splits.validation), splits.validation.targets
-        heat = classify.temperature(raw, targets)
+        """The network behind the temperature that suits the validation split, beside a reader that tells outliers."""
+        tokenizer = Tokenizer.from_str(splits.assets[TOKENIZER].decode())
+        train, validation = cast("TextSplit", splits.train), cast("TextSplit", splits.validation)
+        reader = with_half_tables(text_outliers.learn(tokenizer, splits.facts["vocabulary"], _news(train)))
+        known, unknown = text_outliers.judge(reader, tokenizer, _news(validation))
+        raw, targets = self.predict(module, validation), validation.targets
+        found = outliers.calibrate(
+            classify.temperature(raw, targets), known, unknown, prior=0.5, warned_share=_WARNED_SHARE
+        )
+        network = with_half_tables(module)
+        whole = text_outliers.logits(reader, validation.inputs["token_ids"])
+        answers, _ = outliers.Answer(found)(self.predict(network, validation), whole)
         calibration = {
-            "temperature": heat,
+            **found.figures(),
+            outliers.UNKNOWN_SHARE: _UNKNOWN_SHARE,
             "ece_before": classify.calibration_error(raw.softmax(1), targets),
-            "ece_after": classify.calibration_error((raw / heat).softmax(1), targets),
+            "ece_after": classify.calibration_error(answers, targets),
         }
-        return Serving(with_half_tables(module), heat).eval(), calibration
+        return Serving(network, reader, found).eval(), calibration
 
     def spec(self, splits: Splits) -> ServingSpec:  # noqa: ARG002 (known without the data)
-        """int64 [batch, length] in, float32 [batch, 4] out."""
+        """int64 [batch, length] in, float32 [batch, 4] and [batch] out."""
         return ServingSpec(
             inputs=[TensorSpec(name="token_ids", dtype="int64", shape=["batch", "length"])],
-            outputs=[TensorSpec(name="probabilities", dtype="float32", shape=["batch", len(LABELS)])],
+            outputs=outliers.outputs(len(LABELS)),
             buckets=Buckets(rows=[1, 2, 4, 8, 16, 32, 64], lengths=_LENGTHS),
             labels=LABELS,
             text=TextSpec(tokenizer=TOKENIZER, pad_id=0, max_length=MAX_LENGTH),
@@ -235,6 +250,10 @@ class TopicTask:
     def parity_lengths(self) -> list[int]:
         """From one token to the longest text."""
         return [1, 2, 6, 17, 64, MAX_LENGTH]
+
+
+def _news(split: TextSplit) -> text_outliers.Rows:
+    return text_outliers.Rows(split.inputs["token_ids"], split.headlines)
 
 
 def _lengths(split: Split) -> Tensor:
