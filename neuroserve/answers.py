@@ -137,11 +137,27 @@ class TrainedModel:
 
 
 @dataclass(frozen=True)
+class GateCheck:
+    """One rule of the gate: whether the training passed it, a sentence, and the measured value beside its limit."""
+
+    name: str
+    passed: bool
+    detail: str
+    value: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
 class Gate:
-    """The quality gate's verdict, a sentence for each rule."""
+    """The quality gate's verdict: a check for each rule, failed ones first, and their sentences as `reasons`.
+
+    `compared_with` is the reference version: the best one that was ever live.
+    """
 
     passed: bool
     reasons: tuple[str, ...]
+    checks: tuple[GateCheck, ...] = ()
+    compared_with: int | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroserve import terminal
+from neuroserve.answers import Gate
 from neuroserve.client import Client, ClientError, Job, Unreachable, UsageError
 from neuroserve.readings import read_readings
 
@@ -173,7 +174,14 @@ def _outcome(job: Job) -> list[str]:
     if job.result is not None and job.result.model is not None:
         made = job.result.model
         lines = [f"{job.status}: {made.name} version {made.version}, {'live' if made.live else 'not live'}"]
-    return lines + (["- " + reason for reason in job.result.gate.reasons] if job.result is not None else [])
+    return lines + (_checks(job.result.gate) if job.result is not None else [])
+
+
+def _checks(gate: Gate) -> list[str]:
+    """A line for each check; a service of an earlier release gives sentences only."""
+    if not gate.checks:
+        return ["- " + reason for reason in gate.reasons]
+    return [f"- {'passed' if check.passed else 'FAILED'}: {check.detail}" for check in gate.checks]
 
 
 def _tell(lines: Sequence[str]) -> int:

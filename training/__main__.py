@@ -274,7 +274,8 @@ def _fit_arguments(fit: argparse.ArgumentParser) -> None:
         "--promote",
         choices=["if_better", "manual", "always"],
         default="if_better",
-        help="make it live if the gate passes it (default), only publish it, or do not compare it with the live one",
+        help="make it live if the gate passes it (default), only publish it, or do not compare it with the reference "
+        "and make it the reference",
     )
     fit.add_argument(
         "--work", type=Path, metavar="DIR", help="checkpoints; default: STATE/work/MODEL, removed at the end"

@@ -121,7 +121,7 @@ def _figures(
         },
     }
     if live is not None:
-        figures["live"] = _metric(live, rules)
+        figures |= {"live": _metric(live, rules), "live_version": live.version}
         figures["validation"] |= {
             "live": live.metrics.get("validation", {}),
             "same_split": figures_of.other_rows(candidate, live) is None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from models.disk import reason
-from models.jobs import JobGate, JobModel, JobResult, Promote
+from models.jobs import JobGate, JobGateCheck, JobModel, JobResult, Promote
 from models.manifest import GateVerdict, Manifest, file_entry
 from models.store import LiveChangedError, Store, StoreWriteError
 from training import gate, reference, trial
@@ -102,9 +102,11 @@ def _told_again(told: JobGate, before: _Judgement, judgement: _Judgement) -> Job
     if judgement.live != before.live:
         changed = f"version {judgement.live} has gone live meanwhile; beside it:"
     again = [changed, *verdict.reasons]
-    return told.model_copy(
-        update={"reasons": [*told.reasons, *again], "checks": verdict.checks, "figures": verdict.figures}
-    )
+    checks = [JobGateCheck.model_validate(check.model_dump()) for check in verdict.checks]
+    if not verdict.passed:
+        detail = f"{changed.partition(';')[0]}, so this version waits to be made live by hand"
+        checks.insert(0, JobGateCheck(name="live_meanwhile", passed=False, detail=detail))
+    return told.model_copy(update={"reasons": [*told.reasons, *again], "checks": checks, "figures": verdict.figures})
 
 
 def _check_files(folder: Path, draft: Manifest) -> None:

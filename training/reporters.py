@@ -130,7 +130,9 @@ class ConsoleReporter:
         print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201 (a terminal program)
 
     def done(self, result: JobResult) -> None:
-        for reason in result.gate.reasons:
+        for check in result.gate.checks:
+            self._say(f"gate: {'passed' if check.passed else 'FAILED'}: {check.detail}")
+        for reason in [] if result.gate.checks else result.gate.reasons:
             self._say(f"gate: {reason}")
         for split, figures in result.metrics.items():
             self._say(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))

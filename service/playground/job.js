@@ -150,7 +150,9 @@ export class JobView {
   #progress(over) {
     const { progress, history, spec } = this.job;
     const done = progress ? (progress.epoch - 1 + progress.step / Math.max(1, progress.steps)) / progress.epochs : 0;
-    this.bar.value = over && this.job.status !== "cancelled" ? 1 : Math.min(1, done);
+    const whole = this.job.status === "succeeded" || this.job.status === "rejected";
+    this.bar.value = whole ? 1 : Math.min(1, done);
+    this.bar.className = over ? this.job.status : "";
     if (over) {
       const values = { n: history.length, s: () => duration(history.reduce((sum, row) => sum + row.seconds, 0)) };
       translate(this.where, history.length === 1 ? "{n} epoch in {s}" : "{n} epochs in {s}", values);
@@ -220,7 +222,7 @@ export class JobView {
           "details",
           { open: status === "rejected" },
           el("summary", { t: "What the gate looked at" }),
-          el("ul", { lang: "en" }, ...result.gate.reasons.map((reason) => el("li", {}, reason))),
+          el("ul", { class: "checks" }, ...checks(result.gate)),
         ),
       );
     }
@@ -228,6 +230,15 @@ export class JobView {
     this.verdict.className = `verdict ${status}`;
     this.verdict.replaceChildren(...parts);
   }
+}
+
+/** The gate's checks, failed ones first, each with a mark and a word: colour alone tells nothing. */
+function checks({ checks: found, reasons }) {
+  if (!found?.length) return reasons.map((reason) => el("li", { lang: "en" }, reason));
+  return found.map(({ passed, detail }) => {
+    const word = passed ? "passed" : "not passed";
+    return el("li", { class: passed ? "passed" : "failed" }, el("b", { t: word }), ": ", el("span", { lang: "en" }, detail));
+  });
 }
 
 /** The end in words. */

@@ -168,6 +168,8 @@ export default {
   "Cancel the job": "取消任务",
   "The job has ended: {state}.": "任务结束：{state}。",
   "What the gate looked at": "关卡检查的内容",
+  "passed": "通过",
+  "not passed": "未通过",
   "The gate found it good: version {version} of {name} is live.": "关卡认为它合格：{name} 的版本 {version} 已上线。",
   "The gate found it sound, and it went live without a comparison, as you asked: version {version} of {name}.":
     "关卡认为它可靠，并按你的要求未经比较就上线：{name} 的版本 {version}。",

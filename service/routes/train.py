@@ -67,7 +67,9 @@ class TrainRequest(BaseModel):
     learning_rate: float | None = Field(None, allow_inf_nan=False, description="the highest of the schedule")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="the same seed on the same machine gives the same weights")
     promote: Promote = Field(
-        "if_better", description="`if_better`: live when the gate passes it; `manual`: published only; `always`"
+        "if_better",
+        description="`if_better`: live when the gate passes it; `manual`: published only; `always`: live without the "
+        "comparison with the best version that was ever live, which it replaces as the gate's reference",
     )
     priority: int = Field(
         MIDDLE_PRIORITY, ge=1, le=10, description="1 to 10: of the waiting jobs the lowest number runs first"

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from neuroserve import cli
+from neuroserve.answers import Gate, GateCheck, read
 from neuroserve.readings import read_readings
 from neuroserve.terminal import sparkline
 from tests.client.scripted import Reply, Scripted, job, problem, stream
@@ -176,6 +177,25 @@ def test_a_watched_training_tells_its_end(run):
         code, _, err = run("train", "digit", "--url", server.url)
     assert code == 1
     assert "queue_full" in err
+
+
+def test_a_refused_training_tells_failed_checks_first(run):
+    """Each line says in a word whether the check passed."""
+    checks = [
+        {"name": "reference", "passed": False, "detail": "mean validation loss is higher", "value": 0.2, "limit": 0.1},
+        {"name": "contract", "passed": True, "detail": "it takes and gives the same", "value": None, "limit": None},
+    ]
+    gate = {**GATE, "reasons": [check["detail"] for check in checks], "checks": checks}
+    ended = {**job("rejected"), "result": {"model": None, "metrics": {}, "gate": gate}}
+    replies = Reply(202, job()), stream((1, "status", {"status": "queued"}), DONE), Reply(200, ended)
+    with Scripted(*replies) as server:
+        code, out, _ = run("train", "digit", "--watch", "--url", server.url)
+    assert code == 4
+    assert out == ("rejected\n- FAILED: mean validation loss is higher\n- passed: it takes and gives the same\n")
+    found = read(Gate, gate)
+    assert found.compared_with == 3
+    assert found.checks[0] == GateCheck("reference", False, "mean validation loss is higher", 0.2, 0.1)
+    assert found.checks[1].value is None
 
 
 def test_the_services_verbs_are_still_there(capsys):

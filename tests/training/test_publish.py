@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.manifest import DataFile, GateVerdict, Golden, Manifest, Parity, Provenance, file_entry
+from models.manifest import DataFile, GateCheck, GateVerdict, Golden, Manifest, Parity, Provenance, file_entry
 from models.store import Store, StoreWriteError
 from tests.training.kept import RULES, keep, made
 from training import gate
@@ -63,6 +63,18 @@ def test_the_evidence_is_in_the_job_the_manifest_and_the_report(store: Store, tm
     for word in ("live version 1", "99.20", "99.10", "Latency of 32 rows", "Latency of 1 row", "no worse than"):
         assert word in page
     assert PLACE not in page
+
+
+def test_the_report_marks_failed_checks_and_lists_them_first() -> None:
+    """A mark and a word, not colour alone; the verdict of an earlier release has its sentences."""
+    checks = [
+        GateCheck(name="size", passed=True, detail="its files are small"),
+        GateCheck(name="reference", passed=False, detail="the loss is <higher>"),
+    ]
+    page = draw(GateVerdict(passed=False, reasons=["x"], checks=checks, compared_with=3))
+    assert page.index("✗ Failed</strong>: the loss is &lt;higher&gt;") < page.index("✓ Passed</strong>: its files")
+    assert "The gate refused it, compared with version 3." in page
+    assert "<li>so it is</li>" in draw(GateVerdict(passed=True, reasons=["so it is"]))
 
 
 def test_a_refusal_carries_its_evidence_too(store: Store, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from models.jobs import JOB_EVENT, EpochRow, JobGate, JobModel, JobResult, Progress
+from models.jobs import JOB_EVENT, EpochRow, JobGate, JobGateCheck, JobModel, JobResult, Progress
 from training.reporters import ConsoleReporter, ReporterHandler
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,21 @@ def test_without_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture[s
         "gate: so",
         "test: accuracy 0.9000",
         "digit-cnn version 3 is published, not live",
+    ]
+
+
+def test_a_verdict_tells_failed_checks_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each check, with the outcome in a word."""
+    checks = [
+        JobGateCheck(name="reference", passed=False, detail="the loss is higher"),
+        JobGateCheck(name="size", passed=True, detail="its files are small"),
+    ]
+    gate = JobGate(passed=False, reasons=[check.detail for check in checks], checks=checks)
+    ConsoleReporter().done(JobResult(model=None, metrics={}, gate=gate))
+    assert capsys.readouterr().out.splitlines() == [
+        "gate: FAILED: the loss is higher",
+        "gate: passed: its files are small",
+        "refused by the gate: nothing was published",
     ]
 
 
