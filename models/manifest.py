@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from models.drift import Drift
 
@@ -89,7 +89,8 @@ class SeriesSpec(Record):
 
     Rows of a batch are padded at the end; `hour_of_week` is that of a row's first step, 0 = Monday 00:00.
     Only the last `look_back` steps matter to the model, fewer than `min_length` are refused. `level` is the share of
-    points that the interval `lower`..`upper` is meant to hold.
+    points that the interval `lower`..`upper` is meant to hold. `ranges` are the least and the largest reading of each
+    column in training, by which implausible readings are told; an older version has none, and none are told there.
     """
 
     columns: list[str]
@@ -99,9 +100,14 @@ class SeriesSpec(Record):
     min_length: Annotated[int, Field(ge=1)]
     look_back: Annotated[int, Field(ge=1)]
     level: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    ranges: dict[str, tuple[FiniteFloat, FiniteFloat]] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> SeriesSpec:
+        if self.ranges is not None and (
+            set(self.ranges) != set(self.columns) or any(low > high for low, high in self.ranges.values())
+        ):
+            raise ValueError("ranges must hold a lower and an upper end for each column")
         if self.target not in self.columns:
             raise ValueError(f"target {self.target!r} is not one of the columns")
         if self.min_length > self.look_back:

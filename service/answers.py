@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-
 from models.manifest import Manifest
 from service.batch import Answer
 from service.engine import Array
@@ -83,15 +81,14 @@ def forecast(
 ) -> dict[str, Any]:
     """Outputs `mean`, `lower` and `upper`, each float32 [horizon], in the target's unit.
 
-    The distance of both limits from the mean grows by the factor `findings.widening`.
+    The distance of both limits from the mean grows by `findings.widening`.
     """
     series = manifest.series
     if series is None:
         raise TypeError(f"{manifest.name} is no series model")
     by_name = {spec.name: output for spec, output in zip(manifest.outputs, outputs, strict=True)}
     mean, lower, upper = by_name["mean"], by_name["lower"], by_name["upper"]
-    if findings.widening != 1.0:
-        factor = np.float32(findings.widening)
+    if (factor := findings.widening) is not None:
         lower, upper = mean - factor * (mean - lower), mean + factor * (upper - mean)
     return {
         "target": series.target,

@@ -19,6 +19,7 @@ from service.batcher import Batcher
 from service.device import Device, DeviceError
 from service.engine import Engine, EngineError
 from service.errors import NotFound, Unavailable
+from service.inputs.readings import Ranges
 from service.inputs.text import TextEncoder
 from service.loader import Loader
 from service.metrics import Metrics
@@ -51,6 +52,12 @@ class Loaded:
     def outliers(self) -> OutlierCheck:
         """What tells rows that are not like the version's training data."""
         return OutlierCheck(self.manifest)
+
+    @cached_property
+    def ranges(self) -> Ranges | None:
+        """The ranges of a series model's columns in training, where its manifest has them."""
+        spec = self.manifest.series
+        return Ranges.of(spec) if spec is not None else None
 
     @cached_property
     def classifier(self) -> Classifier:

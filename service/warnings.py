@@ -39,12 +39,12 @@ class Findings(NamedTuple):
     """What is known about a row before the model runs.
 
     `no_label` is the fitted probability that the row shows none of the labels, by evidence that the network cannot see.
-    `widening` is the factor by which a forecast's interval is wider than the graph gives it.
+    `widening` float32 [horizon] is by what factor a forecast's interval is wider than the graph gives it.
     """
 
     warnings: tuple[AnswerWarning, ...] = ()
     no_label: float = 0.0
-    widening: float = 1.0
+    widening: Array | None = None
 
 
 NOTHING = Findings()

@@ -152,7 +152,7 @@ def _drift(args: argparse.Namespace, reporter: Reporter) -> int:
         manifest = store.verify(name, version)
         task = get_task(manifest.task)
         splits = task.load(data_root(), manifest.provenance.seed)
-        made = drift.reference(task, store.folder(name, version) / manifest.model_file, splits, manifest)
+        made = drift.additions(task, store.folder(name, version) / manifest.model_file, splits, manifest)
         if args.in_place:
             drift.complete(store, name, version, made)
             reporter.log(f"{name} version {version} has a reference of drift")

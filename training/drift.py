@@ -86,16 +86,25 @@ def _unknown(folder: Path, text: TextSpec | None) -> int | None:
     return found
 
 
-def complete(store: Store, name: str, version: int, made: Drift) -> None:
-    """Write the reference into the manifest of the version itself: for a store that is shipped, not served from."""
-    manifest = store.verify(name, version).model_copy(update={"drift": made})
+def additions(task: Task, path: Path, splits: Splits, manifest: Manifest) -> dict[str, Any]:
+    """What a manifest says of its training data, made anew: the reference, and the ranges of a series' columns."""
+    found: dict[str, Any] = {"drift": reference(task, path, splits, manifest)}
+    series = task.spec(splits).series
+    if manifest.series is not None and series is not None:
+        found["series"] = manifest.series.model_copy(update={"ranges": series.ranges})
+    return found
+
+
+def complete(store: Store, name: str, version: int, made: dict[str, Any]) -> None:
+    """Write additions into the manifest of the version itself: for a store that is shipped, not served from."""
+    manifest = store.verify(name, version).model_copy(update=made)
     disk.write(store.folder(name, version) / MANIFEST_FILE, manifest.to_json())
 
 
-def republish(store: Store, name: str, version: int, made: Drift) -> int:
-    """The live version of a model once more, with a reference, as a new version that goes live; its number.
+def republish(store: Store, name: str, version: int, made: dict[str, Any]) -> int:
+    """The live version of a model once more, with additions, as a new version that goes live; its number.
 
-    The same files, figures and provenance: only the number, the time and the reference differ.
+    The same files, figures and provenance: only the number, the time and the additions differ.
     """
     manifest = store.verify(name, version)
     staged = store.stage()
@@ -103,7 +112,7 @@ def republish(store: Store, name: str, version: int, made: Drift) -> int:
         shutil.copytree(
             store.folder(name, version), staged, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST_FILE)
         )
-        new = store.publish(staged, manifest.model_copy(update={"drift": made})).version
+        new = store.publish(staged, manifest.model_copy(update=made)).version
     finally:
         store.discard(staged)
     store.promote_first(name, new, version)

@@ -83,14 +83,20 @@ class Asked(NamedTuple):
 
 def asked_in_body(value: dict[str, Any], loc: Location) -> Asked:
     """The optional `model`, `version` and `explain` of a JSON body."""
-    name, version, explain = value.get("model"), value.get("version"), value.get("explain", False)
+    name, version = value.get("model"), value.get("version")
     if name is not None:
         text_of(name, (*loc, "model"))
     if version is not None and (type(version) is not int or not 1 <= version <= LARGEST_VERSION):
         raise invalid("A version is a whole number from 1.", (*loc, "version"))
-    if type(explain) is not bool:
-        raise invalid("true or false is expected.", (*loc, "explain"))
-    return Asked(name, version, explain)
+    return Asked(name, version, flag_of(value, "explain", loc))
+
+
+def flag_of(value: dict[str, Any], key: str, loc: Location) -> bool:
+    """An optional boolean of a JSON body; false where it is not given."""
+    flag = value.get(key, False)
+    if type(flag) is not bool:
+        raise invalid("true or false is expected.", (*loc, key))
+    return flag
 
 
 def asked_in_query(scope: Scope) -> Asked:

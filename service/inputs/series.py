@@ -8,6 +8,7 @@ A start between two full hours counts as its hour.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -19,13 +20,16 @@ from numpy.typing import NDArray
 
 from models.manifest import SeriesSpec
 from service.errors import InvalidInput, Location
+from service.inputs import readings
+from service.inputs.readings import Ranges
+from service.warnings import NOTHING, Findings
 
 MAX_STEPS = 4096
 LARGEST = 1e30
 """Larger readings, of either sign, are refused: sums of them would leave the range of float32 inside the graph."""
 
 _EXAMPLE = "2018-06-01T00:00:00"
-_NUMBERS = {int, float}
+_NUMBERS_OR_NONE = {int, float, type(None)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +37,8 @@ class Series:
     """The last steps of what a client sent, as many as the model looks back on.
 
     `values` float32 [length, columns]; `hour_of_week` (0 = Monday 00:00) and `start` are those of its first step,
-    `times` those of the forecast, in the client's own notation of offsets.
+    `times` those of the forecast, in the client's own notation of offsets. `findings` are its warnings, and how much
+    wider the interval is where readings were filled.
     """
 
     values: NDArray[np.float32]
@@ -41,19 +46,29 @@ class Series:
     hour_of_week: int
     start: datetime
     times: list[str]
+    findings: Findings = NOTHING
 
 
 def parse(
-    values: object, start: object, spec: SeriesSpec, *, max_steps: int = MAX_STEPS, loc: Location = ("body",)
+    values: object,
+    start: object,
+    spec: SeriesSpec,
+    *,
+    max_steps: int = MAX_STEPS,
+    loc: Location = ("body",),
+    ranges: Ranges | None = None,
+    accept_implausible: bool = False,
 ) -> Series:
     """The series of a body whose fields `values` and `start` lie at `loc`; every step is checked, then the last kept.
 
-    `values` are lists, as JSON gives them, or an array float64 [steps, columns].
+    `values` are lists, as JSON gives them, or an array float64 [steps, columns]; None is a missing reading. Of the
+    steps that are kept, missing readings are filled, and all are compared with `ranges`.
 
     Raises InvalidInput, with the exact place in `errors`: `series_too_short`, `series_too_long`, `invalid_series` for
-    rows that are not `spec.columns` finite numbers, `invalid_start`.
+    rows that are not `spec.columns` finite numbers, `invalid_start`, `missing_values`, `implausible_values`.
     """
-    rows = _readings(values, spec, max_steps, (*loc, "values"))
+    place = (*loc, "values")
+    rows, missing = _readings(values, spec, max_steps, place)
     begin, zulu = _moment(start, (*loc, "start"))
     length = min(len(rows), spec.look_back)
     try:
@@ -63,12 +78,22 @@ def parse(
         raise _invalid(
             (*loc, "start"), "invalid_start", "The forecast would lie beyond the year 9999; give an earlier start."
         ) from None
+    first = len(rows) - length
+    kept_rows = rows[first:]
+    findings = NOTHING
+    if missing is not None and (lacking := missing[first:]).any():
+        readings.fill(lacking, kept_rows, spec, first, place)
+        findings = Findings((readings.filled(lacking, spec),), widening=readings.widening(lacking, spec))
+    warning = readings.check(kept_rows, spec, ranges, first, place, accept=accept_implausible)
+    if warning is not None:
+        findings = findings._replace(warnings=(*findings.warnings, warning))
     return Series(
-        values=rows[len(rows) - length :],
+        values=kept_rows.astype(np.float32),
         length=length,
         hour_of_week=kept.weekday() * 24 + kept.hour,
         start=kept,
         times=times,
+        findings=findings,
     )
 
 
@@ -92,7 +117,10 @@ def _times(first: datetime, offset: timedelta | None, horizon: int, step_s: int,
     return tuple(text.removesuffix("+00:00") + "Z" if zulu else text for text in texts)
 
 
-def _readings(values: object, spec: SeriesSpec, max_steps: int, loc: Location) -> NDArray[np.float32]:
+def _readings(
+    values: object, spec: SeriesSpec, max_steps: int, loc: Location
+) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    """The readings [steps, columns], and which of them are missing (and 0 for now); None where none is."""
     if not isinstance(values, list | np.ndarray):
         raise _invalid(loc, "invalid_series", f"A list of rows is expected, one row of {_row(spec)} for each step.")
     steps = len(values)
@@ -103,22 +131,32 @@ def _readings(values: object, spec: SeriesSpec, max_steps: int, loc: Location) -
         detail = f"The series has {steps:,} steps; the limit is {max_steps:,}. Only the last {spec.look_back} matter."
         raise _invalid(loc, "series_too_long", detail)
     width = len(spec.columns)
-    numbers = _array(values, width) if isinstance(values, list) else values
+    numbers, missing = _array(values, width) if isinstance(values, list) else (values, None)
     if numbers is None or numbers.shape != (steps, width) or not (np.abs(numbers) <= LARGEST).all():
         raise _fault(values if isinstance(values, list) else values.tolist(), spec, loc)
-    return numbers.astype(np.float32)
+    return numbers, missing
 
 
-def _array(rows: list[Any], width: int) -> NDArray[np.float64] | None:
-    """Rows of numbers as an array, or None if something is wrong with them; a few passes at the speed of C tell."""
+def _array(rows: list[Any], width: int) -> tuple[NDArray[np.float64] | None, NDArray[np.bool_] | None]:
+    """Rows of numbers as an array, and where None stands in their place; a few passes at the speed of C tell.
+
+    None in place of the array where something is wrong with them.
+    """
     if set(map(type, rows)) != {list} or set(map(len, rows)) != {width}:
-        return None
-    if not set(map(type, chain.from_iterable(rows))) <= _NUMBERS:
-        return None
+        return None, None
+    kinds = set(map(type, chain.from_iterable(rows)))
+    if not kinds <= _NUMBERS_OR_NONE:
+        return None, None
+    count = len(rows) * width
+    missing = None
+    flat: Iterator[Any] = chain.from_iterable(rows)
+    if type(None) in kinds:
+        missing = np.fromiter((each is None for each in chain.from_iterable(rows)), bool, count).reshape(-1, width)
+        flat = (0.0 if each is None else each for each in chain.from_iterable(rows))
     try:
-        return np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * width).reshape(-1, width)
+        return np.fromiter(flat, np.float64, count).reshape(-1, width), missing
     except OverflowError:  # a whole number beyond float64
-        return None
+        return None, None
 
 
 def _fault(rows: list[object], spec: SeriesSpec, loc: Location) -> InvalidInput:
@@ -139,12 +177,14 @@ def _fault(rows: list[object], spec: SeriesSpec, loc: Location) -> InvalidInput:
 
 
 def _wrong(number: object) -> str | None:
-    """What is wrong with a reading, None for a good one."""
+    """What is wrong with a reading, None for a good or a missing one."""
+    if number is None:
+        return None
     if isinstance(number, bool) or not isinstance(number, int | float):
-        names = {str: "a string", bool: "true or false", type(None): "null", list: "a list", dict: "an object"}
+        names = {str: "a string", bool: "true or false", list: "a list", dict: "an object"}
         return f"{names.get(type(number), type(number).__name__)} is not a number"
     if isinstance(number, float) and math.isnan(number):
-        return "NaN is not a reading"
+        return "NaN is not a reading; send null for a missing one"
     return None if abs(number) <= LARGEST else f"the number is too large, at most {LARGEST:g} is taken"
 
 

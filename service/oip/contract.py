@@ -11,6 +11,7 @@ import numpy as np
 from models.manifest import Manifest, SeriesSpec, TensorSpec, TextSpec
 from service.batch import Part
 from service.engine import Array, Tensors
+from service.inputs.readings import Ranges, judge
 from service.inputs.series import LARGEST
 from service.oip import values
 from service.oip.errors import invalid
@@ -41,7 +42,8 @@ class Contract:
     """The tensors of one version, with their limits.
 
     `vocabulary` is the number of tokens a text model knows; `most_items` rows come with one request at most.
-    `is_unknown` tells whether a text, by its ids without padding, is mostly of unknown words.
+    `is_unknown` tells whether a text, by its ids without padding, is mostly of unknown words; `ranges` are those of a
+    series model's columns in training.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Contract:
         vocabulary: int | None,
         most_items: int,
         is_unknown: Callable[[Array], bool] | None = None,
+        ranges: Ranges | None = None,
     ) -> None:
         self.manifest = manifest
         self._inputs = {spec.name: spec for spec in manifest.inputs}
@@ -58,6 +61,7 @@ class Contract:
         self._most_items = most_items
         self._most_length = _most_length(manifest)
         self._is_unknown = is_unknown
+        self._ranges = ranges
 
     def check(self, asked: Asked, body: bytes, at: int, most_rows: MostRows) -> Query:
         """The rows of a request whose JSON ends at `at` of the body; a part has at most `most_rows(length)` of them.
@@ -168,13 +172,19 @@ class Contract:
 
     def _codes(self, tensors: Tensors) -> list[list[Code]]:
         """The warnings of each row by its content; an empty list where no row has one."""
-        text = self.manifest.text
-        if text is None or self._is_unknown is None:
+        text, series = self.manifest.text, self.manifest.series
+        code: Code
+        if text is not None and self._is_unknown is not None:
+            code, rows = "unknown_words", tensors[self.manifest.inputs[0].name]
+            lengths = (rows != text.pad_id).sum(1).tolist()
+            found = [self._is_unknown(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+        elif series is not None:
+            code, rows, lengths = "implausible_values", tensors["values"], tensors["lengths"].tolist()
+            read = (row[max(0, length - series.look_back) : length] for row, length in zip(rows, lengths, strict=True))
+            found = [judge(row.astype(np.float64), self._ranges) is not None for row in read]
+        else:
             return []
-        rows = tensors[self.manifest.inputs[0].name]
-        lengths = (rows != text.pad_id).sum(1).tolist()
-        unknown = [self._is_unknown(row[:length]) for row, length in zip(rows, lengths, strict=True)]
-        return [["unknown_words"] if each else [] for each in unknown] if any(unknown) else []
+        return [[code] if each else [] for each in found] if any(found) else []
 
     def _check_tokens(self, name: str, ids: Array, text: TextSpec) -> None:
         """Every id is one of the tokenizer's; padding is at the end of a row, and nowhere else."""

@@ -87,7 +87,7 @@ class Door:
         if contract is None:
             encoder, most_items = loaded.encoder, self.settings.max_batch_items
             if encoder is None:
-                contract = Contract(loaded.manifest, None, most_items)
+                contract = Contract(loaded.manifest, None, most_items, ranges=loaded.ranges)
             else:
                 contract = Contract(loaded.manifest, encoder.vocabulary, most_items, encoder.is_unknown)
             self._contracts[loaded] = contract

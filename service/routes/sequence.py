@@ -22,7 +22,7 @@ from service.explain import series as series_reasons
 from service.explain import text as text_reasons
 from service.explain.prober import Prober
 from service.inputs import numbers, series
-from service.inputs.fields import asked_in_body, check_explained, items_of, json_object, one_of, require_json
+from service.inputs.fields import asked_in_body, check_explained, flag_of, items_of, json_object, one_of, require_json
 from service.routes.endpoint import Endpoint
 from service.slot import Loaded, Place
 from service.warnings import NOTHING, Findings
@@ -30,6 +30,8 @@ from service.wire import header, parse_json
 
 _ONE_OF = ("text", "values")
 _OPTIONS = ("model", "version", "explain")
+_ACCEPT = "accept_implausible"
+_SERIES_OPTIONS = (*_OPTIONS, "start", _ACCEPT)
 _BODY: Location = ("body",)
 _ON_LOOP_COST = 8_192
 """Characters of text that are decoded on the event loop, 3 ms; longer requests take a thread."""
@@ -163,7 +165,10 @@ class Sequences(Endpoint):
     def _asked(self, item: Any, loc: Location) -> _Asked:
         content = json_object(item, loc)
         kind: Kind = "text"
-        if one_of(content, _ONE_OF, (*_OPTIONS, "start") if "values" in content else _OPTIONS, loc) == "values":
+        if (
+            one_of(content, _ONE_OF, (*_OPTIONS, "start", _ACCEPT) if "values" in content else _OPTIONS, loc)
+            == "values"
+        ):
             kind = "series"
         return _Asked(content, kind, *asked_in_body(content, loc))
 
@@ -172,8 +177,8 @@ class Sequences(Endpoint):
         if asked.kind == "text":
             part, findings = self._text(loaded, content["text"], (*loc, "text"))
             return _Row(slot, loaded, part, [], content["text"], explain, findings)
-        part, times = self._series(loaded, content, loc)
-        return _Row(slot, loaded, part, times, content["values"], explain)
+        part, parsed = self._series(loaded, content, loc)
+        return _Row(slot, loaded, part, parsed.times, content["values"], explain, parsed.findings)
 
     def _text(self, loaded: Loaded, text: Any, loc: Location) -> tuple[Part, Findings]:
         if loaded.encoder is None:
@@ -183,18 +188,26 @@ class Sequences(Endpoint):
         warnings = loaded.encoder.warnings(read)
         return part, Findings(warnings) if warnings else NOTHING
 
-    def _series(self, loaded: Loaded, content: dict[str, Any], loc: Location) -> tuple[Part, list[str]]:
+    def _series(self, loaded: Loaded, content: dict[str, Any], loc: Location) -> tuple[Part, series.Series]:
         spec = loaded.manifest.series
         if spec is None:
             raise TypeError(f"{loaded.manifest.name} is no series model")
         limit = self.settings.max_series_steps
-        parsed = series.parse(content["values"], content.get("start"), spec, max_steps=limit, loc=tuple(loc))
+        parsed = series.parse(
+            content["values"],
+            content.get("start"),
+            spec,
+            max_steps=limit,
+            loc=tuple(loc),
+            ranges=loaded.ranges,
+            accept_implausible=flag_of(content, _ACCEPT, loc),
+        )
         tensors: Tensors = {
             "values": parsed.values[np.newaxis],
             "lengths": np.array([parsed.length], np.int64),
             "hour_of_week": np.array([parsed.hour_of_week], np.int64),
         }
-        return Part(tensors, 1, parsed.length), parsed.times
+        return Part(tensors, 1, parsed.length), parsed
 
 
 class SequenceBatch(Sequences):

@@ -84,7 +84,9 @@ def test_the_hour_of_week_runs_into_the_next_week_when_cropped():
         ([[1.0, 2.0], None], "invalid_series", (1,)),
         ([[1.0, 2.0], "12"], "invalid_series", (1,)),
         ([[1.0, 2.0], {"load": 1.0, "OT": 2.0}], "invalid_series", (1,)),
-        ([[1.0, 2.0], [1.0, None]], "invalid_series", (1, 1)),
+        ([[1.0, 2.0], [1.0, None]], "missing_values", (1, 1)),
+        ([[None, None], [1.0, math.nan]], "invalid_series", (1, 1)),
+        ([[None, 2.0], [1.0, "NaN"]], "invalid_series", (1, 1)),
         ([[1.0, 2.0], [True, 2.0]], "invalid_series", (1, 0)),
         ([[1.0, 2.0], [1.0, "NaN"]], "invalid_series", (1, 1)),
         ([[1.0, 2.0], [1.0, "3.5"]], "invalid_series", (1, 1)),
@@ -116,13 +118,14 @@ def test_refusals_tell_the_columns_and_limits():
     assert "1 step;" in refused([[1.0, 2.0]])[2]
     assert "needs 2" in refused([[1.0, 2.0]])[2]
     assert "the limit is 4,096" in refused(rows(4097))[2]
-    assert "Step 1, OT" in refused([[1.0, 2.0], [1.0, None]])[2]
+    assert "Step 1, OT" in refused([[1.0, 2.0], [1.0, "2"]])[2]
+    assert "column OT: 1 of the 2 readings" in refused([[1.0, 2.0], [1.0, None]])[2]
 
 
 def test_a_fault_in_steps_that_would_be_cropped_is_still_a_fault():
     """Nothing a client sends is passed over in silence."""
     values = rows(12)
-    values[0][1] = None
+    values[0][1] = "1"
     assert refused(values)[1] == ["body", "values", 0, 1]
 
 

@@ -160,7 +160,12 @@ class ForecastTask:
             test=test,
             sources=ett.sources(),
             assets={},
-            facts={"mean": train.mean(0).tolist(), "std": train.std(0).tolist()},
+            facts={
+                "mean": train.mean(0).tolist(),
+                "std": train.std(0).tolist(),
+                "low": [float(f"{each:.7g}") for each in train.min(0)],  # as the file writes them
+                "high": [float(f"{each:.7g}") for each in train.max(0)],
+            },
         )
 
     def optimisation(self, network: str) -> Optimisation:  # noqa: ARG002 (the same for all)
@@ -252,8 +257,9 @@ class ForecastTask:
         }
         return Serving(module, widths).eval(), calibration
 
-    def spec(self, splits: Splits) -> ServingSpec:  # noqa: ARG002 (known without the data)
+    def spec(self, splits: Splits) -> ServingSpec:
         """Raw readings in, three forecasts in degrees out."""
+        ranges = zip(splits.facts["low"], splits.facts["high"], strict=True)
         return ServingSpec(
             inputs=[
                 TensorSpec(name="values", dtype="float32", shape=["batch", "length", _COLUMNS]),
@@ -274,6 +280,7 @@ class ForecastTask:
                 min_length=MIN_LENGTH,
                 look_back=LOOK_BACK,
                 level=LEVEL,
+                ranges=dict(zip(ett.COLUMNS, ranges, strict=True)),
             ),
         )
 
