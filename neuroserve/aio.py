@@ -75,9 +75,14 @@ class AsyncClient:
         model: str | None = None,
         version: int | None = None,
         explain: bool = False,
+        accept_implausible: bool = False,
     ) -> Forecast:
-        """What follows hourly readings, [steps, 7], oldest first; `start` is the time of the first."""
-        return await self._send(calls.forecast(values, start, model, version, explain))
+        """What follows hourly readings, [steps, 7], oldest first; `start` is the time of the first.
+
+        None and NaN are missing readings: the service fills short gaps and says so in `warnings`. Values far outside
+        the range of the training data are refused, unless `accept_implausible`.
+        """
+        return await self._send(calls.forecast(values, start, model, version, explain, accept_implausible))
 
     async def predict_digits(
         self, pictures: Iterable[Picture], *, model: str | None = None, version: int | None = None
@@ -97,9 +102,12 @@ class AsyncClient:
         *,
         model: str | None = None,
         version: int | None = None,
+        accept_implausible: bool = False,
     ) -> list[Forecast]:
         """What follows each of many series, given as (values, start), in their order."""
-        return await self._batch(lambda: list(calls.forecasts(list(series), model, version, self._limits)))
+        return await self._batch(
+            lambda: list(calls.forecasts(list(series), model, version, self._limits, accept_implausible))
+        )
 
     # ------------------------------------------------------------------ training and models
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -116,10 +117,15 @@ def text(given: str, model: str | None, version: int | None, explain: bool) -> C
 
 
 def forecast(
-    values: Any, start: datetime | str, model: str | None, version: int | None, explain: bool
+    values: Any,
+    start: datetime | str,
+    model: str | None,
+    version: int | None,
+    explain: bool,
+    accept_implausible: bool = False,
 ) -> Call[Forecast]:
-    """One series."""
-    body = {**_series(values, start), **_chosen(model, version, explain)}
+    """One series; None and NaN are missing readings."""
+    body = {**_series(values, start, accept_implausible), **_chosen(model, version, explain)}
     return _json("POST", "/predict/sequence", body, _reader(Forecast))
 
 
@@ -130,16 +136,29 @@ def texts(given: Sequence[str], model: str | None, version: int | None, limits: 
 
 
 def forecasts(
-    given: Sequence[tuple[Any, datetime | str]], model: str | None, version: int | None, limits: Limits
+    given: Sequence[tuple[Any, datetime | str]],
+    model: str | None,
+    version: int | None,
+    limits: Limits,
+    accept_implausible: bool = False,
 ) -> Iterator[Part[Forecast]]:
     """Many series, each with its start."""
-    items = [{**_series(values, start), **_chosen(model, version)} for values, start in given]
+    items = [{**_series(values, start, accept_implausible), **_chosen(model, version)} for values, start in given]
     return _sequences(items, Forecast, limits)
 
 
-def _series(values: Any, start: datetime | str) -> dict[str, Any]:
+def _series(values: Any, start: datetime | str, accept_implausible: bool) -> dict[str, Any]:
     rows = values.tolist() if hasattr(values, "tolist") else [list(row) for row in values]
-    return {"values": rows, "start": start.isoformat() if isinstance(start, datetime) else start}
+    content = {
+        "values": [[None if _is_nan(value) else value for value in row] for row in rows],
+        "start": start.isoformat() if isinstance(start, datetime) else start,
+    }
+    return content | ({"accept_implausible": True} if accept_implausible else {})
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether a reading is missing, as floating-point arrays say it."""
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _sequences(items: list[dict[str, Any]], kind: type[T], limits: Limits) -> Iterator[Part[T]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from neuroserve import terminal
 from neuroserve.answers import Gate
-from neuroserve.client import Client, ClientError, Job, Unreachable, UsageError
+from neuroserve.client import Client, ClientError, Digit, Forecast, Job, Topic, Unreachable, UsageError
 from neuroserve.readings import read_readings
 
 MAX_STEPS = 4096
@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("texts", nargs="+", metavar="TEXT", help="a text; - reads one from standard input")
     asked = _verb(predict, "forecast", _forecast, "what follows hourly readings")
     asked.add_argument("readings", type=Path, metavar="CSV", help="a column date and HUFL HULL MUFL MULL LUFL LULL OT")
+    asked.add_argument(
+        "--accept-implausible", action="store_true", help="take values far outside the training range as they are"
+    )
     for verb in predict.choices.values():
         verb.add_argument("--model", help="default: the task's default model")
         verb.add_argument("--version", type=int, help="default: the live version")
@@ -100,14 +103,15 @@ def _train_options(verb: argparse.ArgumentParser) -> None:
 def _digit(client: Client, given: argparse.Namespace) -> int:
     chosen = {"model": given.model, "version": given.version}
     if len(given.pictures) == 1 and not given.json and sys.stdout.isatty():
-        _tell(terminal.digit(client.predict_digit(given.pictures[0], explain=True, **chosen)))
-        return 0
+        answer = client.predict_digit(given.pictures[0], explain=True, **chosen)
+        _tell(terminal.digit(answer))
+        return _warn(answer)
     found = client.predict_digits(given.pictures, **chosen)
     if given.json:
         return _dump(found if len(found) > 1 else found[0])
     pairs = zip(given.pictures, found, strict=True)
     _tell([f"{path}\t{each.digit}\t{each.confidence:.4f}" for path, each in pairs])
-    return 0
+    return _warn(*found, names=given.pictures)
 
 
 def _text(client: Client, given: argparse.Namespace) -> int:
@@ -120,7 +124,7 @@ def _text(client: Client, given: argparse.Namespace) -> int:
             _tell(terminal.topic(each))
     else:
         _tell([f"{each.label}\t{each.confidence:.4f}" for each in found])
-    return 0
+    return _warn(*found, names=[f"text {number}" for number in range(1, len(found) + 1)])
 
 
 def _forecast(client: Client, given: argparse.Namespace) -> int:
@@ -129,7 +133,13 @@ def _forecast(client: Client, given: argparse.Namespace) -> int:
     if left_out:
         sys.stderr.write(f"neuroserve: the last {MAX_STEPS} of {len(values)} rows are sent\n")
     first = start + timedelta(hours=left_out)
-    found = client.forecast(values[left_out:], first, model=given.model, version=given.version)
+    found = client.forecast(
+        values[left_out:],
+        first,
+        model=given.model,
+        version=given.version,
+        accept_implausible=given.accept_implausible,
+    )
     if given.json:
         return _dump(found)
     if sys.stdout.isatty():
@@ -137,7 +147,7 @@ def _forecast(client: Client, given: argparse.Namespace) -> int:
     else:
         rows = zip(found.times, found.mean, found.lower, found.upper, strict=True)
         _tell(["time,mean,lower,upper", *(f"{time.isoformat()},{m:g},{lo:g},{up:g}" for time, m, lo, up in rows)])
-    return 0
+    return _warn(found)
 
 
 def _train(client: Client, given: argparse.Namespace) -> int:
@@ -187,6 +197,15 @@ def _checks(gate: Gate) -> list[str]:
 def _tell(lines: Sequence[str]) -> int:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()  # a reader that is gone is noticed here, where it is expected
+    return 0
+
+
+def _warn(*answers: Digit | Topic | Forecast, names: Sequence[str] = ("",)) -> int:
+    """The warnings of answers, on stderr: what reads the answers finds nothing else among them."""
+    for name, answer in zip(names, answers, strict=True):
+        where = f"{name}: " if len(answers) > 1 else ""
+        for each in answer.warnings:
+            sys.stderr.write(f"neuroserve: {where}warning {each.code}: {each.detail}\n")
     return 0
 
 

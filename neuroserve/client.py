@@ -18,7 +18,18 @@ from typing import Any, Self, TypeVar
 
 from neuroserve import calls, transport
 from neuroserve.aio import AsyncClient, AsyncTraining
-from neuroserve.answers import Digit, Epoch, Forecast, Job, Model, ModelRef, Progress, Topic, Version
+from neuroserve.answers import (
+    Digit,
+    Epoch,
+    Forecast,
+    Job,
+    Model,
+    ModelRef,
+    Progress,
+    Topic,
+    Version,
+    Warning,  # noqa: A004 (the contract's word)
+)
 from neuroserve.calls import Call, Limits, Part
 from neuroserve.errors import (
     ClientError,
@@ -58,6 +69,7 @@ __all__ = [
     "Unreachable",
     "UsageError",
     "Version",
+    "Warning",
 ]
 T = TypeVar("T")
 
@@ -118,9 +130,14 @@ class Client:
         model: str | None = None,
         version: int | None = None,
         explain: bool = False,
+        accept_implausible: bool = False,
     ) -> Forecast:
-        """What follows hourly readings, [steps, 7], oldest first; `start` is the time of the first."""
-        return self._send(calls.forecast(values, start, model, version, explain))
+        """What follows hourly readings, [steps, 7], oldest first; `start` is the time of the first.
+
+        None and NaN are missing readings: the service fills short gaps and says so in `warnings`. Values far outside
+        the range of the training data are refused, unless `accept_implausible`.
+        """
+        return self._send(calls.forecast(values, start, model, version, explain, accept_implausible))
 
     def predict_digits(
         self, pictures: Iterable[Picture], *, model: str | None = None, version: int | None = None
@@ -140,9 +157,10 @@ class Client:
         *,
         model: str | None = None,
         version: int | None = None,
+        accept_implausible: bool = False,
     ) -> list[Forecast]:
         """What follows each of many series, given as (values, start), in their order."""
-        return self._batch(list(calls.forecasts(list(series), model, version, self._limits)))
+        return self._batch(list(calls.forecasts(list(series), model, version, self._limits, accept_implausible)))
 
     # ------------------------------------------------------------------ training and models
 

@@ -1,4 +1,7 @@
-"""A CSV file of hourly readings, by the rules of the service's own page: a heading, then a row an hour."""
+"""A CSV file of hourly readings, by the rules of the service's own page: a heading, then a row an hour.
+
+An empty cell, and one that says NaN, NA or null, is a missing reading.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,15 @@ from pathlib import Path
 from neuroserve.errors import UsageError
 
 COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
+_MISSING = frozenset({"", "nan", "na", "n/a", "null", "none"})
 _TIMES = frozenset({"date", "time", "timestamp", "datetime"})
 
 
-def read_readings(path: Path) -> tuple[datetime, list[list[float]]]:
-    """The time of the first row, and the values [steps, 7]. UsageError names the line, OSError an unreadable file."""
+def read_readings(path: Path) -> tuple[datetime, list[list[float | None]]]:
+    """The time of the first row, and the values [steps, 7], None where one is missing.
+
+    UsageError names the line, OSError an unreadable file.
+    """
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError:
@@ -54,10 +61,13 @@ def _time(row: list[str], place: int, where: str) -> datetime:
         raise UsageError(f"{where} has no time.") from None
 
 
-def _value(row: list[str], place: int, name: str, where: str) -> float:
+def _value(row: list[str], place: int, name: str, where: str) -> float | None:
+    cell = row[place] if place < len(row) else "missing"
+    if cell.lower() in _MISSING:
+        return None
     try:
-        value = float(row[place])
-    except (IndexError, ValueError):
+        value = float(cell)
+    except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise UsageError(f"{where} has no number in {name}.")

@@ -165,10 +165,7 @@ class Sequences(Endpoint):
     def _asked(self, item: Any, loc: Location) -> _Asked:
         content = json_object(item, loc)
         kind: Kind = "text"
-        if (
-            one_of(content, _ONE_OF, (*_OPTIONS, "start", _ACCEPT) if "values" in content else _OPTIONS, loc)
-            == "values"
-        ):
+        if one_of(content, _ONE_OF, _SERIES_OPTIONS if "values" in content else _OPTIONS, loc) == "values":
             kind = "series"
         return _Asked(content, kind, *asked_in_body(content, loc))
 

@@ -134,9 +134,9 @@ def test_what_is_no_picture_is_refused_before_it_is_sent(client, picture):
 
 
 def test_numbers_that_json_does_not_have_are_refused_before_they_are_sent(client):
-    """NaN in a series."""
+    """Infinity in a series; NaN is a missing reading."""
     with pytest.raises(UsageError, match="JSON"):
-        client.forecast([[float("nan")] * 7] * 168, WEEK["start"])
+        client.forecast([[float("inf")] * 7] * 168, WEEK["start"])
 
 
 def test_refusals_are_typed(client):
