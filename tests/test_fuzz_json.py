@@ -26,6 +26,7 @@ from service.oip.errors import refusal
 from service.routes.digit import Digit, DigitBatch
 from service.routes.sequence import SequenceBatch, Sequences
 from service.settings import Settings
+from service.slot import Loaded
 from service.wire import parse_json
 from tests.fuzzing import INPUTS, base64_of, opened, spoil, strange_json
 from tests.server import EXAMPLES, ROOT, shipped
@@ -80,7 +81,7 @@ class Zoo:
 
     def at_once(self, kind):
         manifest, encoder = (TOPIC, ENCODER) if kind == "text" else (FORECAST, None)
-        return SimpleNamespace(batcher=None), SimpleNamespace(manifest=manifest, encoder=encoder, engine=None)
+        return SimpleNamespace(batcher=None), Loaded(SimpleNamespace(manifest=manifest), encoder)
 
 
 @pytest.fixture

@@ -22,7 +22,12 @@ from training.tasks.forecast import HORIZON, PASTS, TASK, ForecastTask, Serving
 ZOO = Path(__file__).parents[2] / "models" / "zoo"
 OT = ett.COLUMNS.index(ett.TARGET)
 NETWORKS = list(TASK.recipe.networks)
-FACTS = {"mean": [7.9, 2.0, 5.1, 0.7, 2.8, 0.8, 17.1], "std": [5.8, 2.1, 5.5, 1.9, 1.0, 0.6, ett.TARGET_STD]}
+FACTS = {
+    "mean": [7.9, 2.0, 5.1, 0.7, 2.8, 0.8, 17.1],
+    "std": [5.8, 2.1, 5.5, 1.9, 1.0, 0.6, ett.TARGET_STD],
+    "low": [-18.754, -3.416, -21.285, -4.762, -1.188, -1.371, -4.08],
+    "high": [23.644, 8.841, 17.341, 6.894, 7.889, 3.046, 46.007],
+}
 
 
 @pytest.fixture(scope="module")
@@ -377,3 +382,11 @@ def test_losses_are_those_of_blocks_of_one_horizon() -> None:
     errors = torch.arange(1.0, rows + 1).unsqueeze(1).expand(rows, horizon) * ett.TARGET_STD
     found = ForecastTask(horizon).losses({"mean": targets + errors}, Split({"lengths": lengths}, targets))
     assert found.tolist() == pytest.approx([(1 + 4 + 9) / 3, (16 + 25 + 36) / 3])
+
+
+def test_the_training_ranges_are_those_of_the_training_months(data_dir):
+    """The least and the largest reading of each column, as the file writes them."""
+    facts = TASK.load(data_dir, 0).facts
+    assert (facts["low"], facts["high"]) == (FACTS["low"], FACTS["high"])
+    ranges = TASK.spec(TASK.load(data_dir, 0)).series.ranges
+    assert ranges["OT"] == (-4.08, 46.007)

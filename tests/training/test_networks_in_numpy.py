@@ -28,6 +28,8 @@ FACTS: dict[str, dict[str, Any]] = {
     "forecast": {
         "mean": [7.9, 2.0, 5.1, 0.8, 2.8, 0.8, 17.1],
         "std": [5.8, 2.1, 5.5, 1.9, 1.0, 0.6, ett.TARGET_STD],
+        "low": [-20.0] * 7,
+        "high": [50.0] * 7,
     },
     "topic": {"vocabulary": TOKENIZER.get_vocab_size()},
 }
