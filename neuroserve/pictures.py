@@ -33,16 +33,17 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class Pixels:
-    """28 rows of 28 integers 0..255, 255 is ink; the model sees them as they are."""
+    """28 rows of 28 numbers; the service reads them as it would the same picture in a file, and takes 0..255 only."""
 
-    rows: list[list[int]]
+    rows: list[list[float]]
 
 
 def picture(given: Picture) -> PictureFile | Pixels:
     """What is sent for a picture. UsageError for what is none, OSError for a file that cannot be read.
 
-    An array of 28x28 integers goes as pixels, 255 is ink. Any other array of uint8 ([height, width] grey, or with 3
-    or 4 channels) is a photo: the service finds the ink in it.
+    An array of 28x28 numbers goes as pixels; integers 0..255 are expected, and the service says what is wrong with
+    others. Any other array of uint8 ([height, width] grey, or with 3 or 4 channels) goes as a PNG. Either way the
+    service finds the ink, dark on light or light on dark.
     """
     if isinstance(given, bytes | bytearray | memoryview):
         return _file(bytes(given), "The bytes")
@@ -76,10 +77,10 @@ def _from_image(given: Any) -> PictureFile:
 def _from_array(given: Any) -> PictureFile | Pixels:
     rows = given.tolist() if hasattr(given, "tolist") else given
     if _is_pixels(rows):
-        return Pixels([list(row) for row in rows])
+        return Pixels([[_whole(value) for value in row] for row in rows])
     if getattr(given, "dtype", None) != "uint8" or len(given.shape) not in {2, 3}:
         raise UsageError(
-            "A picture is a path, the bytes of a file, a PIL image, 28x28 integers 0..255 (255 is ink), or a uint8 "
+            "A picture is a path, the bytes of a file, a PIL image, 28x28 integers 0..255, or a uint8 "
             "array [height, width], [height, width, 3] or [height, width, 4]."
         )
     from PIL import Image
@@ -95,5 +96,10 @@ def _is_pixels(rows: Any) -> bool:
         isinstance(rows, list | tuple)
         and len(rows) == 28
         and all(isinstance(row, list | tuple) and len(row) == 28 for row in rows)
-        and all(type(value) is int and 0 <= value <= 255 for row in rows for value in row)
+        and all(type(value) in {int, float} for row in rows for value in row)
     )
+
+
+def _whole(value: float) -> float:
+    """A whole number as an integer, whatever type the array has."""
+    return int(value) if value == value // 1 else value

@@ -155,17 +155,16 @@ def _predict_paths() -> dict[str, Any]:
     return {
         "/predict/digit": _operation(
             "Recognise one digit",
-            "Any picture: any size, mode, orientation and polarity. A 28x28 MNIST picture reaches the model byte for "
-            "byte; everything else is centred and scaled the way MNIST was made. `explain=true` in the query adds the "
-            "weight of every pixel.",
+            "Any picture: any size, mode, orientation and polarity. `explain=true` in the query adds the weight of "
+            f"every pixel.\n\n{_PICTURE_RULE}",
             {"application/json": digit_json, **pictures, "multipart/form-data": _form(many=False)},
             _json(["DigitPrediction"], {"plain": told["digit"], "explained": told["digit_explained"]}),
             _MODEL_QUERY,
         ),
         "/predict/digit/batch": _operation(
             "Recognise many digits",
-            "Answers come in the order of the pictures; one bad picture fails the request and is named. At most "
-            f"{MAX_EXPLAINED} pictures with `explain=true`.",
+            "Answers come in the order of the pictures; one bad picture fails the request and is named. Each is read "
+            f"as `/predict/digit` reads it. At most {MAX_EXPLAINED} pictures with `explain=true`.",
             {"application/json": batch_json, "multipart/form-data": _form(many=True)},
             _json(["DigitPredictions"], {"two": {"predictions": [row, row], "model": told["digit"]["model"]}}),
             _MODEL_QUERY,
@@ -184,6 +183,20 @@ def _predict_paths() -> dict[str, Any]:
             _json(["SequencePredictions"], {"mixed": {"predictions": [told["text_explained"], told["series"]]}}),
         ),
     }
+
+
+_PICTURE_RULE = """A file, its base64 and a list of `pixels` are read by one rule, whatever form the picture comes in:
+
+| The picture, values 0..255 | What the model gets |
+|---|---|
+| 28x28, light on black, 18 to 20 pixels long and centred, as MNIST's | these bytes |
+| its negative | 255 minus these bytes |
+| any other, dark on light or light on dark | the ink that was found, at full contrast, centred and scaled as MNIST's |
+| no value above 16, as in a mask of 0 and 1 | 422 `invalid_scale`: multiply by 255, or by 255/16 |
+| `pixels` with fractions or negative numbers | 422; `invalid_scale` if they look like 0..1, 0..16 or normalised |
+| nothing stands out | 422 `blank_image` |
+
+`/v2` and gRPC give the tensor to the model as it is."""
 
 
 _MODEL_QUERY: list[dict[str, Any]] = [

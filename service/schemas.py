@@ -67,7 +67,7 @@ class ImageJson(Schema):
 
 
 class PixelsJson(Schema):
-    """28 rows of 28 integers 0..255; 255 is ink. Given to the model as it is."""
+    """28 rows of 28 integers 0..255, read as the same picture in a file: ink may be light on dark or dark on light."""
 
     pixels: list[list[int]]
 

@@ -31,6 +31,7 @@ from service.inputs.fields import (
     text_of,
     unsupported,
 )
+from service.inputs.image import Reading
 from service.routes.endpoint import ON_LOOP_BYTES, Endpoint
 from service.warnings import Findings
 from service.wire import header, media_type, parse_json
@@ -40,21 +41,24 @@ _MISSPELT = frozenset({"image/jpg", "image/tif", "image/x-png", "image/x-ms-bmp"
 
 _OPTIONS = ("explain", "model", "version")
 
+_GRID_COST = 8_192
+"""Finding the ink in a grid of 28x28 takes as long as for so many pixels of a large picture."""
 _DECODED_ON_LOOP = 4
 """Small pictures of one request, which are decoded at once; more go to a thread."""
 
 
 class _Pictures(NamedTuple):
-    """Picture files of a request that are still to be decoded, and where they lie in it, if an error must say it."""
+    """Pictures of a request that are still to be read, files or grids, and where they lie if an error must say it."""
 
-    files: Sequence[bytes]
+    sent: Sequence[bytes | Array]
     loc: Location | None = None
     many: bool = False
 
-    def pixels(self, index: int, max_pixels: int) -> Array:
-        """One file decoded, uint8 [28, 28]; a bad picture of many is a 422 that names its index."""
+    def read(self, index: int, max_pixels: int) -> Reading:
+        """One picture; a bad one of many is a 422 that names its index."""
+        sent = self.sent[index]
         try:
-            return image.from_bytes(self.files[index], max_pixels=max_pixels)
+            return image.read_file(sent, max_pixels=max_pixels) if isinstance(sent, bytes) else image.read_picture(sent)
         except (InvalidInput, UnreadableBody) as error:
             if self.loc is None:
                 raise
@@ -62,8 +66,25 @@ class _Pictures(NamedTuple):
                 raise invalid(f"Picture {index}: {error.detail}", (*self.loc, index), error.code) from None
             raise invalid(error.detail, self.loc, error.code) from None
 
-    def some(self, indices: Sequence[int], max_pixels: int) -> list[Array]:
-        return [self.pixels(index, max_pixels) for index in indices]
+    def some(self, indices: Sequence[int], max_pixels: int) -> list[Reading]:
+        return [self.read(index, max_pixels) for index in indices]
+
+    def is_small(self, index: int) -> bool:
+        """Whether a picture is read in less time than a thread takes to do it."""
+        sent = self.sent[index]
+        return not isinstance(sent, bytes) or size.is_small(sent)
+
+    def cost(self, index: int, max_pixels: int) -> int:
+        """What a picture costs, in pixels."""
+        sent = self.sent[index]
+        return size.claim(sent).cost(len(sent), max_pixels) if isinstance(sent, bytes) else _GRID_COST
+
+
+class _Rows(NamedTuple):
+    """Pictures that were read, uint8 [n, 28, 28], and what was found in them; nothing for those in MNIST's form."""
+
+    pixels: Array
+    findings: Sequence[Findings] = ()
 
 
 class Digit(Endpoint):
@@ -73,9 +94,9 @@ class Digit(Endpoint):
         asked = asked_in_query(scope)
         await self.registry.model("image", asked.model, asked.version)  # an unknown model is told first
         content_type = header(scope, b"content-type") or b""
-        pixels = await self._pixels(content_type, body, caller)
-        classifier, answer, reasons = await self.run(pixels, asked, caller)
-        return {**_told(classifier, (), answer), **reasons[0]}, [answer]
+        rows = await self._rows(content_type, body, caller)
+        classifier, answer, reasons = await self.run(rows.pixels, asked, caller)
+        return {**_told(classifier, rows.findings, answer), **reasons[0]}, [answer]
 
     async def run(self, pixels: Array, asked: Asked, caller: Caller) -> tuple[Classifier, Answer, list[dict[str, Any]]]:
         """Pixels uint8 [rows, 28, 28] to an answer, and what reads it.
@@ -94,35 +115,33 @@ class Digit(Endpoint):
             rows = zip(pixels, loaded.classifier.probabilities(answer), strict=True)
             return loaded.classifier, answer, [{"explanation": await explain(prober, *row)} for row in rows]
 
-    async def _pixels(self, content_type: bytes, body: bytes, caller: Caller) -> Array:
-        """The pixels of a request, uint8 [n, 28, 28]."""
+    async def _rows(self, content_type: bytes, body: bytes, caller: Caller) -> _Rows:
+        """The pictures of a request, all read."""
         if len(body) > ON_LOOP_BYTES and media_type(content_type) not in image.IMAGE_TYPES:
             found = await self.decoding.run(len(body), caller, self._found, content_type, body)
         else:
             found = self._found(content_type, body)
-        return found if isinstance(found, np.ndarray) else await self._decoded(found, caller)
+        return await self._read(found, caller)
 
-    async def _decoded(self, pictures: _Pictures, caller: Caller) -> Array:
-        """Every picture decoded; those that are not proven small wait in the queue, all admitted together or none."""
-        ready = image.in_mnist_form(pictures.files)
-        left = [index for index, pixels in enumerate(ready) if pixels is None]
+    async def _read(self, pictures: _Pictures, caller: Caller) -> _Rows:
+        """Every picture read; those that are not proven small wait in the queue, all admitted together or none."""
+        ready = image.in_mnist_form(pictures.sent)
+        read = {index: Reading(pixels) for index, pixels in enumerate(ready) if pixels is not None}
+        left = [index for index in range(len(ready)) if index not in read]
         most = self.settings.max_image_pixels
-        if len(left) <= _DECODED_ON_LOOP and all(size.is_small(pictures.files[index]) for index in left):
-            for index in left:
-                ready[index] = pictures.pixels(index, most)
+        if len(left) <= _DECODED_ON_LOOP and all(map(pictures.is_small, left)):
+            read.update(zip(left, pictures.some(left, most), strict=True))
         else:
             costs = self._costs(pictures, left)
             with self.decoding.admit(sum(costs.values()), caller) as admission:
                 for go in _goes(costs):
-                    found = await admission.run(pictures.some, go, most)
-                    for index, pixels in zip(go, found, strict=True):
-                        ready[index] = pixels
-        return np.stack([pixels for pixels in ready if pixels is not None])
+                    read.update(zip(go, await admission.run(pictures.some, go, most), strict=True))
+        return _rows_of([read[index] for index in range(len(ready))])
 
     def _costs(self, pictures: _Pictures, left: Sequence[int]) -> dict[int, int]:
         """What each of these pictures costs, in pixels. InvalidInput where their sum is more than is ever admitted."""
         most = self.settings.max_image_pixels
-        costs = {index: size.claim(pictures.files[index]).cost(len(pictures.files[index]), most) for index in left}
+        costs = {index: pictures.cost(index, most) for index in left}
         if len(costs) > 1 and sum(costs.values()) > self.decoding.max_pixels:
             raise invalid(
                 f"These pictures cost as much as {sum(costs.values()):,} pixels to decode, the limit of one request is "
@@ -137,10 +156,16 @@ class Digit(Endpoint):
         if there is None:
             return [None] * len(requests)
         slot, loaded = there
-        name, render = loaded.manifest.inputs[0].name, functools.partial(self._render, loaded.classifier, ())
+        name = loaded.manifest.inputs[0].name
+        plain = functools.partial(self._render, loaded.classifier, ())
         return [
-            Ready(slot.batcher, loaded.engine, Part({name: found}, len(found)), render)
-            if isinstance(found, np.ndarray)
+            Ready(
+                slot.batcher,
+                loaded.engine,
+                Part({name: found.pixels}, len(found.pixels)),
+                functools.partial(self._render, loaded.classifier, found.findings) if found.findings else plain,
+            )
+            if isinstance(found, _Rows)
             else found
             for found in self._rows_at_once(requests)
         ]
@@ -149,20 +174,22 @@ class Digit(Endpoint):
     def _render(classifier: Classifier, findings: Sequence[Findings], answer: Answer) -> bytes | Body:
         return body_of(_told(classifier, findings, answer))
 
-    def _rows_at_once(self, requests: Sequence[Request]) -> list[Array | ServiceError | None]:
-        """Each request's pixels [1, 28, 28]; None for large pictures. Those in MNIST's form are recognised together."""
+    def _rows_at_once(self, requests: Sequence[Request]) -> list[_Rows | ServiceError | None]:
+        """Each request's picture; None for a large one. Those in MNIST's form are recognised together."""
         found = [attempt(self._found, request.content_type, request.body) for request in requests]
-        ready = iter(image.in_mnist_form([each.files[0] for each in found if isinstance(each, _Pictures)]))
-        decoded = [self._small(each, next(ready)) if isinstance(each, _Pictures) else each for each in found]
-        return [each[np.newaxis] if isinstance(each, np.ndarray) and each.ndim == 2 else each for each in decoded]
+        ready = iter(image.in_mnist_form([each.sent[0] for each in found if isinstance(each, _Pictures)]))
+        return [self._small(each, next(ready)) if isinstance(each, _Pictures) else each for each in found]
 
-    def _small(self, pictures: _Pictures, ready: Array | None) -> Array | ServiceError | None:
-        if ready is not None or not size.is_small(pictures.files[0]):
-            return ready
-        return attempt(pictures.pixels, 0, self.settings.max_image_pixels)
+    def _small(self, pictures: _Pictures, ready: Array | None) -> _Rows | ServiceError | None:
+        if ready is not None:
+            return _Rows(ready[np.newaxis])
+        if not pictures.is_small(0):
+            return None
+        read = attempt(pictures.read, 0, self.settings.max_image_pixels)
+        return read if isinstance(read, ServiceError) else _rows_of([read])
 
-    def _found(self, content_type: bytes, body: bytes) -> Array | _Pictures:
-        """The pixels [1, 28, 28] of a request, or its picture where that is still to be decoded."""
+    def _found(self, content_type: bytes, body: bytes) -> _Pictures:
+        """The picture of a request."""
         kind = media_type(content_type)
         if kind in image.IMAGE_TYPES or kind in _MISSPELT:
             return _Pictures([body])
@@ -177,7 +204,7 @@ class Digit(Endpoint):
         if is_json(kind):
             content = _content(body)
             if one_of(content, ("image", "pixels"), (), ("body",)) == "pixels":
-                return image.from_pixels(content["pixels"])[np.newaxis]
+                return _Pictures([image.from_pixels(content["pixels"])], ("body", "pixels"))
             loc = ("body", "image")
             return _Pictures([image.from_text(text_of(content["image"], loc), loc)], loc)
         raise unsupported(kind, [*sorted(image.IMAGE_TYPES), "multipart/form-data", "application/json"])
@@ -191,24 +218,25 @@ class DigitBatch(Digit):
     async def answer(self, scope: Scope, body: bytes, caller: Caller) -> tuple[Any, Sequence[Answer]]:
         asked = asked_in_query(scope)
         await self.registry.model("image", asked.model, asked.version)
-        pixels = await self._pixels(header(scope, b"content-type") or b"", body, caller)
+        rows = await self._rows(header(scope, b"content-type") or b"", body, caller)
         if asked.explain:
-            check_explained(len(pixels), ("query", "explain"))
-        classifier, answer, reasons = await self.run(pixels, asked, caller)
-        predictions = [{**told, **reason} for told, reason in zip(classifier.digits(answer), reasons, strict=True)]
+            check_explained(len(rows.pixels), ("query", "explain"))
+        classifier, answer, reasons = await self.run(rows.pixels, asked, caller)
+        told = classifier.digits(answer, rows.findings)
+        predictions = [{**each, **reason} for each, reason in zip(told, reasons, strict=True)]
         return {"predictions": predictions, "model": classifier.model}, [answer]
 
     @staticmethod
     def _render(classifier: Classifier, findings: Sequence[Findings], answer: Answer) -> bytes | Body:
         return body_of({"predictions": classifier.digits(answer, findings), "model": classifier.model})
 
-    def _rows_at_once(self, requests: Sequence[Request]) -> list[Array | ServiceError | None]:
-        """Each request's pixels [n, 28, 28]; None where a picture is not in MNIST's form."""
+    def _rows_at_once(self, requests: Sequence[Request]) -> list[_Rows | ServiceError | None]:
+        """Each request's pictures; None where one is not in MNIST's form."""
         found = [attempt(self._found, request.content_type, request.body) for request in requests]
-        return [_stacked(image.in_mnist_form(each.files)) if isinstance(each, _Pictures) else each for each in found]
+        return [_stacked(image.in_mnist_form(each.sent)) if isinstance(each, _Pictures) else each for each in found]
 
-    def _found(self, content_type: bytes, body: bytes) -> Array | _Pictures:
-        """The pixels [n, 28, 28] of a request, or its pictures where those are still to be decoded."""
+    def _found(self, content_type: bytes, body: bytes) -> _Pictures:
+        """The pictures of a request."""
         kind = media_type(content_type)
         most = self.settings.max_batch_items
         if kind == "multipart/form-data":
@@ -220,10 +248,10 @@ class DigitBatch(Digit):
             key = one_of(content, ("images", "pixels"), (), ("body",))
             if isinstance(content[key], np.ndarray):
                 check_count(len(content[key]), ("body", key), most)
-                return image.from_pixels_batch(content[key])
+                return _Pictures(list(image.from_pixels_batch(content[key])), ("body", key), many=True)
             items = items_of(content[key], ("body", key), most)
             if key == "pixels":
-                return image.from_pixels_batch(items)
+                return _Pictures(list(image.from_pixels_batch(items)), ("body", key), many=True)
             return _Pictures([_file(item, index) for index, item in enumerate(items)], ("body", key), many=True)
         raise unsupported(kind, ["multipart/form-data", "application/json"])
 
@@ -251,10 +279,15 @@ def _file(item: Any, index: int) -> bytes:
         raise invalid(f"Picture {index}: {error.detail}", loc, error.code) from None
 
 
-def _stacked(pictures: Sequence[Array | None]) -> Array | None:
-    """All pictures as one array; None if one is not there."""
+def _rows_of(read: Sequence[Reading]) -> _Rows:
+    """Pictures as rows of one request."""
+    return _Rows(np.stack([each.pixels for each in read]))
+
+
+def _stacked(pictures: Sequence[Array | None]) -> _Rows | None:
+    """All pictures as the rows of one request; None if one is not there."""
     found = [pixels for pixels in pictures if pixels is not None]
-    return np.stack(found) if len(found) == len(pictures) else None
+    return _Rows(np.stack(found)) if len(found) == len(pictures) else None
 
 
 def _told(classifier: Classifier, findings: Sequence[Findings], answer: Answer) -> dict[str, Any]:
