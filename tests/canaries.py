@@ -15,6 +15,8 @@ from tests.artifacts import draft
 
 NAME = "digit-cnn"
 LIVE_LABEL = 3
+PLACE = 14
+"""Row and column of the pixel by whose value the tables answer."""
 
 
 def rows_of(labels: Sequence[int], confidence: float = 0.91) -> np.ndarray:
@@ -25,7 +27,7 @@ def rows_of(labels: Sequence[int], confidence: float = 0.91) -> np.ndarray:
 
 
 def table_graph(path: Path, rows: np.ndarray, slow: int = 0) -> None:
-    """A classifier that answers with the row of the first pixel's value, and fails where the table has none.
+    """A classifier that answers with the row of the value of one pixel, and fails where the table has none.
 
     `slow` multiplications of two 600 x 600 matrices come before each batch's answer.
     """
@@ -36,8 +38,8 @@ def table_graph(path: Path, rows: np.ndarray, slow: int = 0) -> None:
         helper.make_node("Gather", ["rows", "index"], ["told"], axis=0),
     ]
     constants = {
-        "starts": np.array([0, 0], np.int64),
-        "ends": np.array([1, 1], np.int64),
+        "starts": np.array([PLACE, PLACE], np.int64),
+        "ends": np.array([PLACE + 1, PLACE + 1], np.int64),
         "axes": np.array([1, 2], np.int64),
         "rows": rows,
         "zero": np.array(0, np.float32),
@@ -68,7 +70,7 @@ def table_graph(path: Path, rows: np.ndarray, slow: int = 0) -> None:
 def publish_table(
     store: Store, labels: Sequence[int], *, confidence: float = 0.91, slow: int = 0, rows: np.ndarray | None = None
 ) -> int:
-    """Publish a version that answers `labels[first pixel]`; its number."""
+    """Publish a version that answers `labels[value of that pixel]`; its number."""
     table = rows_of(labels, confidence) if rows is None else rows
     staged = store.stage()
     table_graph(staged / "model.onnx", table, slow)
@@ -86,10 +88,11 @@ def publish_live(store: Store) -> int:
 
 
 def pixels(first: int) -> list[list[int]]:
-    """A picture with a first pixel of that value."""
+    """A picture in MNIST's form, which no reading changes, with that value where the table looks."""
     picture = np.zeros((28, 28), int)
-    picture[10:18, 12:16] = 255
-    picture[0, 0] = first
+    picture[4:24, 4:24] = 255
+    picture[6:22, 6:22] = 0
+    picture[PLACE, PLACE] = first
     return picture.tolist()
 
 
