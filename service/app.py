@@ -12,12 +12,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, compile_path
 from starlette.types import Receive, Scope, Send
 
 from models.jobs import Recipes
 from models.store import Store
-from service import openapi
+from service import methods, openapi
 from service.access import access_log
 from service.background import Background
 from service.decoding import DecodeQueue
@@ -132,30 +131,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _render(request: Request, exc: Exception) -> Response:
-    """Any error in the one wire form."""
+    """Any error in the one wire form; OPTIONS, which no route takes, is answered here."""
     error = _as_service_error(exc, request)
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED or request.scope["path"] == methods.EVERYTHING:
+        answer = methods.answer_to_other(request)
+        if answer is not None:
+            return answer
     told = refusal(error, request.scope["path"], request.scope["state"]["request_id"])
     headers = {name.decode(): value.decode() for name, value in told.headers}
     if isinstance(exc, HTTPException) and exc.headers:
         headers.update(exc.headers)
     if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = _methods(request)
+        headers["Allow"] = methods.allowed(request)
     return Response(told.body, told.status, headers, media_type=told.content_type.decode())
-
-
-def _methods(request: Request) -> str:
-    """What is possible at a path, as the document says; Starlette tells the methods of the first of its routes only."""
-    paths, path = request.app.openapi()["paths"], request.scope["path"]
-    templates = [template for template in paths if compile_path(template)[0].match(path)]
-    if templates:
-        return ", ".join(sorted(paths[min(templates, key=lambda each: each.count("{"))])).upper()
-    routes: list[BaseRoute] = request.app.router.routes
-    taken = [
-        method
-        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
-    ]
-    return ", ".join(taken)
 
 
 def _as_service_error(exc: Exception, request: Request) -> ServiceError:

@@ -16,6 +16,7 @@ from service.access import AccessLog
 from service.errors import Busy, InternalError, ServiceError
 from service.keys import Key
 from service.limits import PAUSE_S, Limits
+from service.methods import as_get
 from service.metrics import Metrics
 from service.oip.errors import refusal
 from service.security import Guard, is_prediction
@@ -57,6 +58,8 @@ class Envelope:
             return
         started = perf_counter()
         request_id = id_of(header(scope, b"x-request-id"))
+        method = scope["method"]
+        scope, send = as_get(scope, send)
         scope.setdefault("state", {})["request_id"] = request_id.decode()
         status = 0
         path = scope["path"]
@@ -92,7 +95,7 @@ class Envelope:
             if self.access is not None:
                 self.access.write(
                     request_id,
-                    scope["method"],
+                    method,
                     path,
                     route=route,
                     status=status or 499,

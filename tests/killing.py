@@ -46,6 +46,7 @@ class Service:
             "NEUROSERVE_STATE": str(state),
             "NEUROSERVE_PORT": str(self.port),
             "NEUROSERVE_WORKERS": "1",
+            "NEUROSERVE_DRAIN_S": "0",
             "NEUROSERVE_DEVICE": "cpu",
             "NEUROSERVE_TRAINER": "embedded",
             "CHILD_PLAN": str(state / "plan.json"),

@@ -195,7 +195,7 @@ def test_a_wrong_method_says_which_are_right(service):
     """405 with an Allow header."""
     answer = service.client.get("/predict/digit")
     check_problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "POST"
+    assert answer.headers["allow"] == "OPTIONS, POST"
 
 
 def test_the_clients_request_id_is_kept_if_it_is_sane(service):

@@ -117,12 +117,12 @@ def test_a_version_of_hundreds_of_digits_is_no_version(own, digits):
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
-        ("/train", "GET, POST"),
-        ("/train/x", "DELETE, GET"),
-        ("/models/digit-cnn/canary", "DELETE, GET, POST"),
-        ("/predict/digit", "POST"),
-        ("/train/recipes", "GET"),
-        ("/openapi.json", "GET, HEAD"),
+        ("/train", "GET, HEAD, OPTIONS, POST"),
+        ("/train/x", "DELETE, GET, HEAD, OPTIONS"),
+        ("/models/digit-cnn/canary", "DELETE, GET, HEAD, OPTIONS, POST"),
+        ("/predict/digit", "OPTIONS, POST"),
+        ("/train/recipes", "GET, HEAD, OPTIONS"),
+        ("/openapi.json", "GET, HEAD, OPTIONS"),
     ],
 )
 def test_405_tells_every_method_of_a_path(service, path, methods):
