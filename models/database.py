@@ -50,6 +50,11 @@ def shown(url: str) -> str:
     return f"{scheme}://{user.partition(':')[0]}{at}{place.partition('?')[0]}"
 
 
+def workers_table(url: str) -> tuple[str | None, str]:
+    """Schema and name of the table in which each training worker has a row while it runs."""
+    return (None, "neuroserve_workers") if is_sqlite(url) else ("neuroserve", "workers")
+
+
 def has_rows(url: str, table: str) -> bool:
     """Whether a SQLite file is there and has such a table with something in it; makes and changes nothing."""
     path = Path(url.removeprefix(_SQLITE))

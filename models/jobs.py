@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
 APPLICATION = "neuroserve"
 APPLICATION_VERSION = "1"
@@ -181,6 +181,13 @@ class Snapshot(JobRecord):
     error: str | None = None
 
 
+class JobWarning(JobRecord):
+    """Something that keeps a job from going on: a stable code, and a sentence for people."""
+
+    code: str
+    detail: str
+
+
 class StatusEvent(JobRecord):
     type: Literal["status"] = "status"
     at: datetime
@@ -213,6 +220,14 @@ class DoneEvent(JobRecord):
     status: JobStatus
     result: JobResult | None = None
     error: str | None = None
+
+
+class WarningsEvent(JobRecord):
+    """All warnings of a job that are true now; none when the last one no longer is. It has no place in the order."""
+
+    type: Literal["warnings"] = "warnings"
+    at: datetime
+    warnings: list[JobWarning]
 
 
 Stage = Literal["data", "fit", "export", "parity", "evaluate", "candidate"]
@@ -259,3 +274,12 @@ class Job(JobRecord):
     history: list[EpochRow] = []
     result: JobResult | None = None
     error: str | None = None
+    warnings: list[JobWarning] = []
+
+    @model_serializer(mode="wrap")
+    def _only_when_there_are_some(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+        """Leave the field `warnings` out when there are none; a return annotation would hide all fields from /docs."""
+        found = serialize(self)
+        if not found["warnings"]:
+            del found["warnings"]
+        return found

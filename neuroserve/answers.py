@@ -171,7 +171,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Job:
-    """A training job: `queued`, `running`, `cancelling`, then `succeeded`, `rejected`, `failed` or `cancelled`."""
+    """A training job: `queued`, `running`, `cancelling`, then `succeeded`, `rejected`, `failed` or `cancelled`.
+
+    `warnings` tell what keeps it waiting, such as `no_worker`.
+    """
 
     id: str
     status: str
@@ -183,6 +186,7 @@ class Job:
     history: tuple[Epoch, ...] = ()
     result: Result | None = None
     error: str | None = None
+    warnings: tuple[Warning, ...] = ()
 
     @property
     def ended(self) -> bool:

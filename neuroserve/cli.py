@@ -154,6 +154,8 @@ def _train(client: Client, given: argparse.Namespace) -> int:
     names = ("network", "epochs", "batch_size", "learning_rate", "seed", "promote")
     training = client.train(given.task, **{name: getattr(given, name) for name in names})
     if not given.watch:
+        for each in training.job.warnings:
+            sys.stderr.write(f"neuroserve: {each.detail}\n")
         return _dump(training.job) if given.json else _tell([f"{training.id}\t{training.job.status}"])
     sys.stderr.write(f"neuroserve: job {training.id}; Ctrl-C stops watching, not the training\n")
     job = training.watch()

@@ -17,7 +17,7 @@ _PASSING = frozenset({429, 502, 503, 504})
 
 @dataclass(frozen=True)
 class Event:
-    """One change of a job: `type` is `status`, `progress`, `epoch`, `log` or `done`; `data` as the contract says."""
+    """One change of a job: `type` is `status`, `progress`, `epoch`, `log`, `warnings` or `done`; `data` as in /docs."""
 
     id: str
     type: str

@@ -25,6 +25,9 @@ class ProgressBar:
             self._say(_row(data["row"], data.get("stopped_early", False)))
         elif event.type == "log":
             self._say(str(data["message"]))
+        elif event.type == "warnings":
+            for each in data["warnings"]:
+                self._say(str(each["detail"]))
         elif event.type in {"status", "done"}:
             self._say(str(data["status"]) + (f": {data['error']}" if data.get("error") else ""))
 

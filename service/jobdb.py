@@ -22,7 +22,7 @@ from dbos._schemas.system_database import SystemSchema
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import add_missing_functions, address, prepare_file
+from models.database import add_missing_functions, address, prepare_file, workers_table
 from models.jobs import (
     APPLICATION,
     APPLICATION_VERSION,
@@ -74,6 +74,7 @@ class JobDatabase:
         self._client: DBOSClient | None = None
         self._refused: Exception | None = None
         self._again_at = 0.0
+        self._has_workers = False
 
     def _connected(self) -> DBOSClient:
         with self._lock:
@@ -202,6 +203,18 @@ class JobDatabase:
             if fresh or last:
                 return sorted(fresh, key=place_of, reverse=True), last
             about *= 2
+
+    def beats(self) -> dict[str, int]:
+        """The training workers that have said they run, and how often; none where none ever did."""
+        engine = self._connected()._sys_db.engine
+        schema, name = workers_table(self._url)
+        if not self._has_workers:
+            self._has_workers = sa.inspect(engine).has_table(name, schema)
+        if not self._has_workers:
+            return {}
+        table = sa.table(name, sa.column("name"), sa.column("beat"), schema=schema)
+        with engine.connect() as connection:
+            return {row.name: row.beat for row in connection.execute(sa.select(table.c.name, table.c.beat))}
 
     def read(self, job_id: str, offset: int) -> tuple[list[Any], bool]:
         """The stream's values from `offset` that are there now, and whether it will have no more."""

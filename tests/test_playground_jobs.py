@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from tests.browser import SHOTS, browser, ready, serious, shoot, visit
 from tests.server import Server, shipped
+from tests.workers import WorkerProcess, plan
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +47,16 @@ def order(page, network, epochs, promote="always", task="digit"):
     page.select_option("#train-promote", promote)
     page.click("#train-go")
     page.wait_for_url("**/#train/*")
+
+
+def test_a_job_that_no_worker_can_take_says_so(chromium, tmp_path):
+    """In place of how far it is; with a worker it goes on without a reload."""
+    plan(tmp_path)
+    with Server(tmp_path, trainer="external", workers=1) as server, visit(chromium, f"{server.url}/#train") as page:
+        order(page, "mlp", 1)
+        expect(page.locator("#job-where")).to_contain_text("No training worker is running")
+        with WorkerProcess(tmp_path):
+            expect(page.locator("#job-where")).not_to_contain_text("No training worker")
 
 
 def answer(page, kind, model, version):

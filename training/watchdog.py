@@ -13,7 +13,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from models.database import is_sqlite
+from models.database import is_sqlite, workers_table
 
 SILENT_S = 20.0
 LONGEST_BEAT_S = 2.0
@@ -32,11 +32,10 @@ class Heartbeats:
     def __init__(self, url: str) -> None:
         sqlite = is_sqlite(url)
         place = sa.make_url(url) if sqlite else sa.make_url(url).set(drivername="postgresql+psycopg")
-        self._schema = None if sqlite else "neuroserve"
+        self._schema, name = workers_table(url)
         # A worker frozen in the middle of its count must not hold up those who look at it.
         bounds = {} if sqlite else {"options": "-c lock_timeout=3s -c idle_in_transaction_session_timeout=5s"}
         self._engine = sa.create_engine(place, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args=bounds)
-        name = "neuroserve_workers" if sqlite else "workers"
         self._metadata = sa.MetaData(schema=self._schema)
         self._table = sa.Table(
             name, self._metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("beat", sa.BigInteger)

@@ -94,6 +94,7 @@ export class JobView {
       this.#note(data.at, STATES[data.status]);
       this.moved(job);
     } else if (type === "progress") job.progress = data.progress;
+    else if (type === "warnings") job.warnings = data.warnings;
     else if (type === "epoch") this.#epoch(data);
     else if (type === "log") this.#line(data.at, data.level, el("span", { lang: "en" }, data.message));
     else if (type === "done") {
@@ -157,9 +158,16 @@ export class JobView {
       const values = { n: history.length, s: () => duration(history.reduce((sum, row) => sum + row.seconds, 0)) };
       translate(this.where, history.length === 1 ? "{n} epoch in {s}" : "{n} epochs in {s}", values);
     } else if (!progress)
-      translate(this.where, this.job.status === "queued" ? "It waits for a worker." : "Getting the data ready.");
+      translate(this.where, this.job.status === "queued" ? this.#waits() : "Getting the data ready.");
     else if (done >= 1) translate(this.where, "Exporting, checking and judging what was trained.");
     else this.#eta(progress, spec);
+  }
+
+  #waits() {
+    const none = this.job.warnings?.some(({ code }) => code === "no_worker");
+    return none
+      ? "No training worker is running, so it waits until one is: python -m training worker starts one."
+      : "It waits for a worker.";
   }
 
   #eta({ epoch, epochs, step, steps, eta_s: eta }) {

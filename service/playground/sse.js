@@ -45,8 +45,8 @@ export async function follow(jobId, { told, lost, back }, signal) {
       if (response.status === 204) return;
       for await (const { id, event, data } of eventsOf(response.body)) {
         wait = 500;
-        if (!id) continue;
-        last = id;
+        if (!id && event !== "warnings") continue;
+        last = id || last;
         told(event, JSON.parse(data));
         if (event === "done") return;
       }

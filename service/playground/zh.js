@@ -154,6 +154,8 @@ export default {
   "refused by the gate": "被关卡拒绝",
   "failed": "失败",
   "cancelled": "已取消",
+  "No training worker is running, so it waits until one is: python -m training worker starts one.":
+    "没有训练工作进程在运行，任务会一直等待：用 python -m training worker 启动一个。",
   "It waits for a worker.": "正在等待工作进程。",
   "Getting the data ready.": "正在准备数据。",
   "Exporting, checking and judging what was trained.": "正在导出、检查并评判训练结果。",

@@ -10,7 +10,18 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.jobs import MIDDLE_PRIORITY, Job, JobEvent, JobSpec, JobStatus, NetworkRecipe, Promote, Range, Recipes
+from models.jobs import (
+    MIDDLE_PRIORITY,
+    Job,
+    JobEvent,
+    JobSpec,
+    JobStatus,
+    NetworkRecipe,
+    Promote,
+    Range,
+    Recipes,
+    WarningsEvent,
+)
 from service.errors import InvalidInput
 from service.jobs import JobBoard
 from service.openapi import problem_responses
@@ -47,6 +58,8 @@ _STREAM_EXAMPLE = (
     'event: epoch\ndata: {"at":"2026-11-23T08:00:12.300000Z","row":{"epoch":1,"train_loss":0.21,"val_loss":0.07,'
     '"val_metric":0.981,"seconds":11.2},"stopped_early":false}\nid: 14\n\n'
 )
+
+_QUEUED = "Queued; `Location` is the job, `warnings` say what it lacks, such as a worker (`no_worker`)"
 
 router = APIRouter(prefix="/train", tags=["train"])
 
@@ -122,7 +135,14 @@ def _shows(code: int, description: str, **changes: Any) -> dict[int | str, dict[
     summary="Train a network",
     response_model=Job,
     responses={
-        **_shows(202, "Queued; `Location` is the job", status="queued", started_at=None, progress=None, history=[]),
+        **_shows(
+            202,
+            "Queued; `Location` is the job, `warnings` say what it lacks",
+            status="queued",
+            started_at=None,
+            progress=None,
+            history=[],
+        ),
         **problem_responses(400, 409, 413, 422, 429, 503),
     },
 )
@@ -198,7 +218,8 @@ async def cancel_job(job_id: JobId, board: Board) -> Job:
     response_class=Response,
     responses={
         200: {
-            "description": "Server-sent events `status`, `progress`, `epoch`, `log`; after `done` the stream ends",
+            "description": "Server-sent events `status`, `progress`, `epoch`, `log`; after `done` the stream ends. "
+            "`warnings` has no id: all that are true now, such as `no_worker`",
             "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}},
         },
         204: {"description": "`Last-Event-ID` was the last event: there is nothing more to come"},
@@ -222,11 +243,10 @@ async def follow_job(
 
 
 _END: Any = object()
+Told = JobEvent | WarningsEvent
 
 
-async def _stream(
-    first: tuple[int, JobEvent] | None, rest: AsyncIterator[tuple[int, JobEvent] | None]
-) -> AsyncIterator[bytes]:
+async def _stream(first: tuple[int, Told] | None, rest: AsyncIterator[tuple[int, Told] | None]) -> AsyncIterator[bytes]:
     """The events on the wire, with a comment now and then so that no proxy takes silence for death."""
     yield format_sse_event(retry=RETRY_MS)
     if first is not None:
@@ -242,8 +262,9 @@ async def _stream(
         spoke = time.monotonic()
 
 
-def _wire(place: int, event: JobEvent) -> bytes:
-    return format_sse_event(data_str=event.model_dump_json(exclude={"type"}), event=event.type, id=str(place))
+def _wire(place: int, event: Told) -> bytes:
+    number = str(place) if place else None  # what has no place must not move the client's own
+    return format_sse_event(data_str=event.model_dump_json(exclude={"type"}), event=event.type, id=number)
 
 
 # ---------------------------------------------------------------------- from a request to a spec

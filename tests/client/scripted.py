@@ -118,10 +118,11 @@ def job(status="queued"):
 
 
 def stream(*events, retry_ms=10):
-    """Server-sent events (id, type, data); the connection ends after them."""
+    """Server-sent events (id, type, data), without an id where it is None; the connection ends after them."""
     text = f"retry: {retry_ms}\n\n: comment\n\n"
     text += "".join(
-        f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\nid: {place}\n\n" for place, kind, data in events
+        f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n" + (f"id: {place}\n\n" if place else "\n")
+        for place, kind, data in events
     )
     headers = {"Content-Type": "text/event-stream", "Connection": "close"}
     return Reply(200, text.encode(), headers=headers)

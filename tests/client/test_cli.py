@@ -157,6 +157,23 @@ def test_nobody_there_is_exit_code_3(run):
     assert f"No service answers at http://127.0.0.1:{port}" in err
 
 
+WAITS = {"code": "no_worker", "detail": "No training worker is running."}
+
+
+def test_a_training_that_no_worker_can_take_says_so(run):
+    """On standard error, so that a script still reads the job's id; in JSON it is part of the job."""
+    with Scripted(Reply(202, {**job(), "warnings": [WAITS]})) as server:
+        code, out, err = run("train", "digit", "--url", server.url)
+        assert (code, out) == (0, "j1\tqueued\n")
+        assert err == "neuroserve: No training worker is running.\n"
+        _, out, _ = run("train", "digit", "--json", "--url", server.url)
+        assert json.loads(out)["warnings"] == [WAITS]
+    told = stream((1, "status", {"status": "queued"}), (None, "warnings", {"warnings": [WAITS]}), DONE)
+    with Scripted(Reply(202, job()), told, Reply(200, REJECTED)) as server:
+        _, _, err = run("train", "digit", "--watch", "--url", server.url)
+    assert err.splitlines()[1:] == ["queued", "No training worker is running.", "rejected"]
+
+
 GATE = {"passed": False, "reasons": ["accuracy 0.91 is below 0.97"], "compared_with": 3, "figures": {}}
 REJECTED = {**job("rejected"), "result": {"model": None, "metrics": {}, "gate": GATE}}
 DONE = (2, "done", {"status": "rejected", "result": None, "error": None})

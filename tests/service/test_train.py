@@ -438,3 +438,47 @@ def test_a_job_has_the_time_limit_that_it_asked_for(client, state):
     job = ended(client, job_id)
     assert (job["status"], job["error"]) == ("failed", "the job did not end within its time limit of 1.5 seconds")
     assert not children(job_id)
+
+
+def warnings_of(client, job_id):
+    return [(each["code"], each["detail"]) for each in job_of(client, job_id).get("warnings", [])]
+
+
+def test_a_job_that_no_worker_can_take_says_so(tmp_path):
+    """In the answer, in the job, in the list and in the stream; no longer when a worker comes."""
+    with serving(tmp_path) as client:
+        posted = client.post("/train", json={"task": "digit"})
+        assert posted.status_code == 202
+        job_id = posted.json()["id"]
+        ((code, detail),) = warnings_of(client, job_id)
+        assert [code] == [each["code"] for each in posted.json()["warnings"]] == ["no_worker"]
+        assert "python -m training worker" in detail
+        assert [each["code"] for each in client.get("/train").json()["jobs"][0]["warnings"]] == ["no_worker"]
+        with client.stream("GET", f"/train/{job_id}/events") as stream:
+            lines = stream.iter_lines()
+            while "event: warnings" not in next(lines):
+                pass
+            block = [next(lines)]
+            while block[-1]:
+                block.append(next(lines))
+            assert "no_worker" in block[0]
+            assert not [line for line in block if line.startswith("id:")], "it has no place to be taken up from"
+            plan(tmp_path)
+            with WorkerProcess(tmp_path):
+                wait_until(lambda: not warnings_of(client, job_id), 30)
+                while "event: warnings" not in next(lines):
+                    pass
+                assert '"warnings":[]' in next(lines)
+                assert ended(client, job_id)["status"] == "succeeded"
+                assert "warnings" not in client.post("/train", json={"task": "digit"}).json()
+
+
+def test_a_cancelled_job_waits_for_no_worker(tmp_path):
+    """A warning is true or not there."""
+    with serving(tmp_path) as client:
+        job_id = submit(client)
+        assert warnings_of(client, job_id)
+        client.delete(f"/train/{job_id}")
+        assert "warnings" not in job_of(client, job_id)
+        told = client.get(f"/train/{job_id}/events").text
+        assert "event: done" in told
