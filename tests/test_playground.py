@@ -259,9 +259,45 @@ def test_a_csv_gives_a_chart_with_its_band_and_the_truth(page):
     expect(page.locator("#series-facts > div")).to_have_count(2)
 
 
+def test_warnings_stand_beside_the_answer_in_both_languages(page):
+    """Of a text that no model knows, and of a series with gaps; they go when the next answer has none."""
+    go(page, "text")
+    warnings = page.locator("#text-answer .warnings li")
+    page.fill("#text-input", "Привет мир")
+    expect(warnings.filter(has_text="The model does not know most of these words.")).to_have_count(1)
+    expect(warnings.filter(has_text="2 of the text's 2 word tokens")).to_have_count(1)
+    page.click("#language")
+    expect(warnings.filter(has_text="模型不认识")).to_have_count(1)
+    page.click("#language")
+    page.fill("#text-input", HEADLINE)
+    expect(page.locator("#text-answer output")).to_have_text("Business")
+    expect(warnings).to_have_count(0)
+
+
+def test_gaps_in_a_csv_are_filled_and_markers_are_refused(chromium, service):
+    """An empty cell widens the band and is said; -9999 is refused by its row until the box takes it as it is."""
+    with visit(chromium, f"{service.url}/", expected=("422",)) as page:
+        go(page, "series")
+        lines = SAMPLE.read_text("utf-8").splitlines()
+        cells = lines[200].split(",")
+        warnings = page.locator("#series-warnings li")
+        for cell, code in (("", "Missing readings were filled in"), ("-9999", None)):
+            changed = "\n".join([*lines[:200], ",".join([*cells[:7], cell]), *lines[201:]])
+            page.set_input_files("#series-file", {"name": "a.csv", "mimeType": "text/csv", "buffer": changed.encode()})
+            if code:
+                expect(warnings).to_have_text([re.compile(code)])
+        expect(page.locator("#series-notice")).to_contain_text("Row 199, column OT: -9999")
+        page.check("#series-accept")
+        expect(warnings).to_have_text([re.compile("Some readings are far outside")])
+        expect(page.locator("#series-notice")).to_have_text("")
+        page.set_input_files("#series-file", SAMPLE)
+        expect(page.locator("#series-name")).to_have_text("sample.csv")
+        expect(warnings).to_have_count(0)
+
+
 WRONG = [
     (lambda lines: ["date,OT", *lines[1:]], "The heading lacks HUFL, HULL, MUFL, MULL, LUFL, LULL."),
-    (lambda lines: [*lines[:3], "2026-03-02 02:00:00,1,2,3,,5,6,7", *lines[4:]], "Line 4 has no number in MULL."),
+    (lambda lines: [*lines[:3], "2026-03-02 02:00:00,1,2,3,x,5,6,7", *lines[4:]], "Line 4 has no number in MULL."),
     (lambda lines: [*lines[:3], *lines[4:]], "Line 4 is not one hour after the line before."),
     (lambda lines: [lines[0], "soon,1,2,3,4,5,6,7"], "Line 2 has no date."),
     (lambda lines: lines[:1], "The file has no rows."),

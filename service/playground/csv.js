@@ -1,6 +1,7 @@
 // A CSV file as hourly readings: a heading, then a row an hour with the time and seven columns.
 import { t } from "./words.js";
 
+const MISSING = /^(nan|na|n\/a|null|none)?$/i; // an empty cell, too, is a missing reading
 export const COLUMNS = ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"];
 const HOUR_MS = 3_600_000;
 
@@ -27,9 +28,10 @@ function readRow(cells, date, places, line) {
   const time = Date.parse(`${(cells[date] ?? "").trim().replace(/^"|"$/g, "").replace(" ", "T").replace(/Z$/, "")}Z`);
   if (Number.isNaN(time)) throw new Error(t("Line {line} has no date.", { line }));
   const values = places.map((place, index) => {
-    const cell = (cells[place] ?? "").trim();
+    const cell = cells[place]?.trim() ?? "missing";
+    if (MISSING.test(cell)) return null;
     const value = Number(cell);
-    if (cell === "" || !Number.isFinite(value))
+    if (!Number.isFinite(value))
       throw new Error(t("Line {line} has no number in {name}.", { line, name: COLUMNS[index] }));
     return value;
   });

@@ -7,6 +7,7 @@ import { byId, button, el } from "./dom.js";
 import { Notice } from "./notice.js";
 import { Pad } from "./pad.js";
 import { hasCamera, openCamera, takeFiles, takePasted } from "./pictures.js";
+import { Warnings } from "./warnings.js";
 import { percent, plain, translate } from "./words.js";
 
 const PACE_MS = 60;
@@ -23,6 +24,7 @@ class Answer {
     this.digit = el("output", { class: "digit-out", tLabel: "The answer" });
     this.sure = el("p", { class: "small soft sure" });
     this.bars = new Bars(el("div", { tLabel: "Probabilities" }));
+    this.warnings = new Warnings();
     this.saw = canvas28("What the model saw");
     this.map = canvas28("What it rests on");
     const choice = el("div", { class: "choice" });
@@ -33,7 +35,7 @@ class Answer {
       figure(this.map, "What it rests on"),
     );
     const head = el("div", { class: "digit-head" }, el("div", {}, this.digit, this.sure), pictures);
-    this.node = el("div", { class: "card answer" }, choice, head, this.bars.node);
+    this.node = el("div", { class: "card answer" }, choice, head, this.bars.node, this.warnings.node);
     this.choice = new Choice(choice, "image", () => onchange(), number);
     this.blank();
   }
@@ -43,6 +45,7 @@ class Answer {
     this.#why.stop();
     plain(this.digit, "–");
     translate(this.sure, "nothing drawn yet");
+    this.warnings.show();
     this.bars.show(NAMES.map((name) => [name, null]));
     for (const sheet of [this.saw, this.map]) pen(sheet).clearRect(0, 0, 28, 28);
   }
@@ -74,9 +77,10 @@ class Answer {
     this.#why.stop();
   }
 
-  #show({ digit, confidence, probabilities }) {
+  #show({ digit, confidence, probabilities, warnings }) {
     plain(this.digit, String(digit));
     translate(this.sure, "{p} confident", { p: () => percent(confidence) });
+    this.warnings.show(warnings);
     this.bars.show(probabilities.map((value, index) => [NAMES[index], value]));
   }
 

@@ -7,6 +7,7 @@ import { Curl } from "./curl.js";
 import { byId, button, el } from "./dom.js";
 import { Notice } from "./notice.js";
 import { takeFiles } from "./pictures.js";
+import { Warnings } from "./warnings.js";
 import { locale, number, onLanguage, percent, plain, t, translate } from "./words.js";
 
 const HOUR_MS = 3_600_000;
@@ -31,7 +32,8 @@ class Series {
     this.chart = new Chart(byId("series-chart"));
     byId("series-chart").after(legend(KEYS));
     this.choice = new Choice(byId("series-choice"), "series", () => this.ask());
-    byId("series-hold").addEventListener("change", () => this.ask());
+    this.warnings = new Warnings(byId("series-warnings"));
+    for (const box of ["series-hold", "series-accept"]) byId(box).addEventListener("change", () => this.ask());
     const sample = button("Use the sample", { icon: "sample", kind: "primary", onclick: () => this.sample() });
     const file = button("CSV file", { icon: "file", onclick: () => byId("series-file").click() });
     const save = el("a", {
@@ -76,7 +78,8 @@ class Series {
   async ask() {
     if (!this.#series) return;
     const { known, times, truth } = this.#split();
-    const json = { values: known, start: this.#series.start, ...this.choice.picked };
+    const accept = byId("series-accept").checked && { accept_implausible: true };
+    const json = { values: known, start: this.#series.start, ...this.choice.picked, ...accept };
     const request = { method: "POST", path: "/predict/sequence", json };
     try {
       const answer = await this.#ask.run((signal) => call(request, signal));
@@ -86,6 +89,7 @@ class Series {
       plain(byId("series-name"), this.#series.name);
       this.draw();
       this.facts(answer.data);
+      this.warnings.show(answer.data.warnings);
       this.curl.show(request);
     } catch (error) {
       this.notice.problem(error, () => this.ask());
@@ -138,8 +142,10 @@ class Series {
       ["Next hour", `${number(mean[0], 1)}°`],
     ];
     if (truth.length) {
-      const error = truth.reduce((sum, [, value], hour) => sum + Math.abs(value - mean[hour]), 0) / truth.length;
-      const inside = truth.filter(([, value], hour) => value >= lower[hour][1] && value <= upper[hour][1]).length;
+      const hours = truth.map(([time]) => lower.findIndex(([other]) => other === time));
+      const error = truth.reduce((sum, [, value], at) => sum + Math.abs(value - mean[hours[at]]), 0) / truth.length;
+      const isInside = ([, value], at) => value >= lower[hours[at]][1] && value <= upper[hours[at]][1];
+      const inside = truth.filter(isInside).length;
       facts.push(["Mean error", `${number(error, 2)}°`], ["Truth inside the band", `${inside} / ${truth.length}`]);
     }
     byId("series-facts").replaceChildren(
@@ -151,13 +157,14 @@ class Series {
   table() {
     const { ahead, lower, upper, truth } = this.#view;
     const heads = ["time", "forecast", "from", "to", ...(truth.length ? ["truth"] : [])];
+    const known = new Map(truth);
     const rows = ahead.map(([time, mean], hour) => {
-      const cells = [mean, lower[hour][1], upper[hour][1], ...(truth.length ? [truth[hour][1]] : [])];
+      const cells = [mean, lower[hour][1], upper[hour][1], ...(truth.length ? [known.get(time)] : [])];
       return el(
         "tr",
         {},
         el("th", { scope: "row" }, hourText(time)),
-        ...cells.map((cell) => el("td", {}, number(cell, 2))),
+        ...cells.map((cell) => el("td", {}, cell === undefined ? "–" : number(cell, 2))),
       );
     });
     const head = el("tr", {}, ...heads.map((word) => el("th", { scope: "col", t: word })));
@@ -168,8 +175,9 @@ class Series {
 function viewOf({ times: ahead, mean, lower, upper, level }, known, times, truth) {
   const hours = ahead.map((time) => Date.parse(`${time.slice(0, 19)}Z`));
   const with_ = (values) => values.map((value, hour) => [hours[hour], value]);
-  const past = times.map((time, index) => [time, known[index][OT]]).slice(-SHOWN);
-  return { past, ahead: with_(mean), lower: with_(lower), upper: with_(upper), truth: with_(truth), level };
+  const there = ([, value]) => value !== null;
+  const past = times.map((time, index) => [time, known[index][OT]]).slice(-SHOWN).filter(there);
+  return { past, ahead: with_(mean), lower: with_(lower), upper: with_(upper), truth: with_(truth).filter(there), level };
 }
 
 function daysOf(from, to) {

@@ -5,6 +5,7 @@ import { Choice, announce } from "./catalog.js";
 import { Curl } from "./curl.js";
 import { byId, el } from "./dom.js";
 import { Notice } from "./notice.js";
+import { Warnings } from "./warnings.js";
 import { number, percent, plain, translate } from "./words.js";
 
 const REST_MS = 180;
@@ -27,7 +28,8 @@ class Text {
     this.label = el("output", { class: "big-out", for: "text-input" });
     this.sure = el("p", { class: "small soft sure" });
     const bars = el("div", { tLabel: "Probabilities" });
-    byId("text-answer").append(this.label, this.sure, bars);
+    this.warnings = new Warnings();
+    byId("text-answer").append(this.label, this.sure, bars, this.warnings.node);
     this.bars = new Bars(bars);
     this.blank();
     this.input.addEventListener(
@@ -48,6 +50,7 @@ class Text {
   blank() {
     plain(this.label, "–");
     translate(this.sure, "nothing typed yet");
+    this.warnings.show();
     this.bars.show(EMPTY);
     byId("text-words").replaceChildren();
     this.notice.clear();
@@ -72,12 +75,13 @@ class Text {
     }
   }
 
-  show({ label, confidence, probabilities, explanation }) {
+  show({ label, confidence, probabilities, explanation, warnings }) {
     plain(this.label, label);
     translate(this.sure, "{p} confident", { p: () => percent(confidence) });
     this.bars.show(Object.entries(probabilities));
     byId("text-words").replaceChildren(...explanation.words.map(wordOf));
     announce("It is about {label}.", { label });
+    this.warnings.show(warnings);
   }
 }
 

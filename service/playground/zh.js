@@ -71,6 +71,18 @@ export default {
   "Close": "关闭",
   "Take the picture": "拍照",
 
+  // warnings
+  "There are several marks in the picture, and the answer may be about one of them only.":
+    "图中有多个笔迹，答案可能只针对其中一个。",
+  "This is not like what the model was trained on.":
+    "这与模型的训练数据不相似。",
+  "The model does not know most of these words.":
+    "模型不认识其中大部分词。",
+  "The text is longer than the model reads. Only its beginning counts.": "文本超出模型的读取长度，只有开头部分有效。",
+  "Some readings are far outside what the model was trained on.": "部分读数远超模型训练数据的范围。",
+  "Missing readings were filled in, so the band is wider.": "缺失的读数已补全，因此区间更宽。",
+  "The service warns of this answer.": "服务对该答案给出了警告。",
+
   // the text
   "Type a headline": "输入一条标题",
   "What is it about? Each word shows how much the answer rests on it.":
@@ -92,6 +104,7 @@ export default {
   "Or drop a CSV file here: a heading, then one row an hour with date, HUFL, HULL, MUFL, MULL, LUFL, LULL, OT. The sample is made up, in the form of ETTh1.":
     "也可以把 CSV 文件拖到这里：先是表头，然后每小时一行，列为 date、HUFL、HULL、MUFL、MULL、LUFL、LULL、OT。样例是虚构的，格式同 ETTh1。",
   "Hold the last 24 hours back, to compare the forecast with the truth": "留出最后 24 小时，用来与预测对比",
+  "Take readings far outside the training range as they are": "按原样使用远超训练范围的读数",
   "No series yet": "还没有序列",
   "The values as a table": "数值表格",
   "history": "历史",
