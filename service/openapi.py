@@ -20,6 +20,7 @@ from service.oip import docs
 from service.oip.errors import is_open_inference
 from service.security import ANY, needed_scope
 from service.settings import Settings
+from service.warnings import MEANINGS
 from service.wire import problem
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -56,12 +57,19 @@ _SHOWN: tuple[errors.ServiceError, ...] = (
 _PROBLEMS = {error.status: json.loads(problem(error, "5f8d1c02a94be673")[0]) for error in _SHOWN}
 _KEY_WITH = {scope: f"a key with the scope `{scope}`" for scope in SCOPES} | {ANY: "a key of any scope"}
 _PREDICT_ERRORS = (400, 404, 413, 415, 422, 429, 503, 504)
+_WARNINGS = (
+    "An answer may carry `warnings`, each with a `code` and a `detail`, and the header `X-Warnings` with the codes:\n\n"
+    "| code | meaning |\n|---|---|\n"
+    + "\n".join(f"| `{code}` | {meaning} |" for code, meaning in MEANINGS.items())
+    + "\n\n`confidence` is the largest of the `probabilities`, which sum to 1."
+)
 _HEADERS = {
     "X-Model-Version": "version that answered",
     "X-Queue-Ms": "time the rows waited for the device",
     "X-Run-Ms": "time the device took for the batch",
     "X-Batch-Rows": "rows of that batch",
     "X-Provider": "execution provider that ran it",
+    "X-Warnings": "the codes of the answer's warnings, or of all answers of a batch; absent where there are none",
     "X-Request-ID": "the request's id, the client's own if it sent one",
 }
 
@@ -117,7 +125,10 @@ def _description(settings: Settings) -> str:
         "Train a network, prove it, serve it. Errors are RFC 9457 problem+json with a stable `code`.\n\n"
         f"Limits: body {settings.max_body_bytes} bytes, picture {settings.max_image_pixels} pixels, "
         f"text {settings.max_text_chars} characters, series {settings.max_series_steps} steps, "
-        f"batch {settings.max_batch_items} items, deadline {settings.deadline_ms:g} ms."
+        f"batch {settings.max_batch_items} items, deadline {settings.deadline_ms:g} ms. "
+        "A model reads the first tokens of a text (the shipped ones 256, about 200 words) and the last steps of a "
+        "series (the shipped ones 336).\n\n"
+        f"{_WARNINGS}"
     )
 
 
@@ -139,7 +150,8 @@ def _predict_paths() -> dict[str, Any]:
     text = json.loads((EXAMPLES / "headline.json").read_text("utf-8"))
     week = json.loads((EXAMPLES / "week.json").read_text("utf-8"))
     day = {**week, "values": week["values"][:24], "explain": True}
-    told = json.loads((EXAMPLES / "answers.json").read_text("utf-8"))
+    told = _answers()
+    gap = {**week, "values": [*week["values"][:-1], [*week["values"][-1][:-1], None]]}
     pictures = {kind: _binary() for kind in sorted(image.IMAGE_TYPES)}
     digit_json = _json(["ImageJson", "PixelsJson"], {"base64": {"image": encoded}, "pixels": {"pixels": pixels}})
     batch_json = _json(
@@ -147,10 +159,17 @@ def _predict_paths() -> dict[str, Any]:
     )
     sequence_json = _json(
         ["TextInput", "SeriesInput"],
-        {"text": text, "text_explained": {**text, "explain": True}, "series": week, "series_explained": day},
+        {
+            "text": text,
+            "text_explained": {**text, "explain": True},
+            "text_warned": {"text": "???"},
+            "series": week,
+            "series_explained": day,
+            "series_with_a_gap": gap,
+        },
     )
     mixed = _json(["SequenceInputs"], {"mixed": {"inputs": [{**text, "explain": True}, week]}})
-    sequences = ("text", "text_explained", "series", "series_explained")
+    sequences = ("text", "text_explained", "text_warned", "series", "series_explained", "series_with_a_gap")
     row = {key: value for key, value in told["digit"].items() if key != "model"}
     return {
         "/predict/digit": _operation(
@@ -158,7 +177,10 @@ def _predict_paths() -> dict[str, Any]:
             "Any picture: any size, mode, orientation and polarity. `explain=true` in the query adds the weight of "
             f"every pixel.\n\n{_PICTURE_RULE}",
             {"application/json": digit_json, **pictures, "multipart/form-data": _form(many=False)},
-            _json(["DigitPrediction"], {"plain": told["digit"], "explained": told["digit_explained"]}),
+            _json(
+                ["DigitPrediction"],
+                {"plain": told["digit"], "explained": told["digit_explained"], "warned": told["digit_warned"]},
+            ),
             _MODEL_QUERY,
         ),
         "/predict/digit/batch": _operation(
@@ -172,7 +194,8 @@ def _predict_paths() -> dict[str, Any]:
         "/predict/sequence": _operation(
             "Classify a text, or forecast a series",
             "`text` goes to the topic model; `values` with `start` goes to the forecast model. `explain: true` "
-            "in the body adds the weight of every word, or of every step and column.",
+            "in the body adds the weight of every word, or of every step and column. `null` is a missing reading; "
+            "readings far outside the training range are refused unless `accept_implausible: true`.",
             {"application/json": sequence_json},
             _json(["TopicPrediction", "ForecastPrediction"], {name: told[name] for name in sequences}),
         ),
@@ -199,6 +222,31 @@ _PICTURE_RULE = """A file, its base64 and a list of `pixels` are read by one rul
 `/v2` and gRPC give the tensor to the model as it is."""
 
 
+def _answers() -> dict[str, Any]:
+    """The shown answers: those of the file, and some of them with warnings."""
+    told: dict[str, Any] = json.loads((EXAMPLES / "answers.json").read_text("utf-8"))
+    doubted = [round(0.1 * each + 0.09, 4) for each in told["digit"]["probabilities"]]
+    outlier = {"code": "not_like_training_data", "detail": _OUTLIER.format(what="picture")}
+    told["digit_warned"] = {
+        **told["digit"],
+        "probabilities": doubted,
+        "confidence": max(doubted),
+        "warnings": [outlier],
+    }
+    unknown = {"code": "unknown_words", "detail": "The text holds no word and no number. Do not rely on this answer."}
+    told["text_warned"] = {**told["text"], "warnings": [unknown]}
+    filled = {
+        "code": "filled_values",
+        "detail": "1 missing reading was filled from the neighbouring ones (OT), and the interval is wider for it.",
+    }
+    told["series_with_a_gap"] = {**told["series"], "warnings": [filled]}
+    return told
+
+
+_OUTLIER = (
+    "The {what} is not like the training data: with a probability of 0.90 it shows none of the labels. Do not rely on "
+    "this answer."
+)
 _MODEL_QUERY: list[dict[str, Any]] = [
     {
         "name": "model",

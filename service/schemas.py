@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.inputs.fields import LARGEST_VERSION
+from service.warnings import Code
 
 
 class Schema(BaseModel):
@@ -19,6 +20,16 @@ class ModelRef(Schema):
 
     name: str = Field(examples=["digit-cnn"])
     version: int = Field(examples=[1])
+
+
+class AnswerWarning(Schema):
+    """Something that makes the answer less reliable; an answer without warnings lacks the field."""
+
+    code: Code
+    detail: str = Field(description="a sentence for people, with the figures or the place")
+
+
+_WARNINGS = Field(None, description="only where there are some; see the codes at the top of this page")
 
 
 class DigitExplanation(Schema):
@@ -42,6 +53,7 @@ class DigitPrediction(Schema):
     probabilities: list[float] = Field(description="ten numbers, in the order of the digits; they sum to 1")
     model: ModelRef
     explanation: DigitExplanation | None = Field(None, description="only with `explain=true`")
+    warnings: list[AnswerWarning] | None = _WARNINGS
 
 
 class DigitRow(Schema):
@@ -51,6 +63,7 @@ class DigitRow(Schema):
     confidence: float = Field(ge=0, le=1)
     probabilities: list[float]
     explanation: DigitExplanation | None = Field(None, description="only with `explain=true`")
+    warnings: list[AnswerWarning] | None = _WARNINGS
 
 
 class DigitPredictions(Schema):
@@ -92,11 +105,17 @@ class TextInput(Schema):
 class SeriesInput(Schema):
     """Hourly readings for the forecast model, oldest first, one row of seven numbers an hour."""
 
-    values: list[list[float]]
+    values: list[list[float | None]] = Field(
+        description="`null` is a missing reading: up to 6 in a row and 10 % of a column are filled, among the steps "
+        "that the model reads"
+    )
     start: str = Field(description="RFC 3339 time of the first row")
     model: str | None = None
     version: int | None = Field(None, ge=1, le=LARGEST_VERSION)
     explain: bool = Field(False, description="tell the weight of each step and column too")
+    accept_implausible: bool = Field(
+        False, description="take readings that would be refused as `implausible_values` as they are, with a warning"
+    )
 
 
 class SequenceInputs(Schema):
@@ -132,6 +151,7 @@ class TopicPrediction(Schema):
     probabilities: dict[str, float]
     model: ModelRef
     explanation: TopicExplanation | None = Field(None, description="only with `explain: true`")
+    warnings: list[AnswerWarning] | None = _WARNINGS
 
 
 class ForecastExplanation(Schema):
@@ -159,6 +179,7 @@ class ForecastPrediction(Schema):
     level: float
     model: ModelRef
     explanation: ForecastExplanation | None = Field(None, description="only with `explain: true`")
+    warnings: list[AnswerWarning] | None = _WARNINGS
 
 
 class SequencePredictions(Schema):

@@ -19,6 +19,16 @@ from service.wire import Header
 Code = Literal[
     "several_marks", "not_like_training_data", "unknown_words", "truncated", "implausible_values", "filled_values"
 ]
+MEANINGS: dict[Code, str] = {
+    "several_marks": "the picture may hold several digits, or something beside one; the probabilities hold this doubt",
+    "not_like_training_data": "the input is not like the training data; the probabilities hold this doubt",
+    "unknown_words": "the model does not know most words of the text, or the text has none",
+    "truncated": "the text is longer than the model reads; the detail says how many tokens were read and given",
+    "implausible_values": "a reading lies more than the width of its column's training range outside of it, or was let "
+    "in by `accept_implausible`; beyond three widths, and for markers such as -9999, it is a 422 without that",
+    "filled_values": "missing readings (`null`) were filled, up to 6 in a row and 10 % of a column among the steps that "
+    "the model reads; the interval is wider for it",
+}
 HEADER = b"x-warnings"
 PARAMETER = "warnings"
 """Name of the response parameter of the Open Inference Protocol."""

@@ -64,7 +64,9 @@ _RESPONSES = {"json": {**_FROM, "id": "7", "outputs": [_OUTPUT]}, "best_two": {*
 _DESCRIPTION = (
     "The tensors are the graph's own, see the model's metadata. Binary tensors follow the JSON in their order, little-"
     "endian; the header then tells the length of the JSON. A length of 0 stands for a body that is nothing but the "
-    "bytes of one row of the one input. Bodies may be packed with gzip or deflate; so are answers, if asked for."
+    "bytes of one row of the one input. Bodies may be packed with gzip or deflate; so are answers, if asked for. "
+    "Tensors are never changed or refused for their content: where a row is unlike the training data or implausible, "
+    "the response parameter `warnings` says so."
 )
 
 

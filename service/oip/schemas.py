@@ -63,6 +63,11 @@ class InferResponse(Message):
     model_name: str
     model_version: str
     id: str | None = Field(None, description="that of the request, if it had one")
+    parameters: dict[str, str] | None = Field(
+        None,
+        description="only where a row has a warning: `warnings`, a JSON string with one list of codes for each row",
+        examples=[{"warnings": '[[],["not_like_training_data"]]'}],
+    )
     outputs: list[InferOutput]
 
 
