@@ -26,8 +26,8 @@ MEANINGS: dict[Code, str] = {
     "truncated": "the text is longer than the model reads; the detail says how many tokens were read and given",
     "implausible_values": "a reading lies more than the width of its column's training range outside of it, or was let "
     "in by `accept_implausible`; beyond three widths, and for markers such as -9999, it is a 422 without that",
-    "filled_values": "missing readings (`null`) were filled, up to 6 in a row and 10 % of a column among the steps that "
-    "the model reads; the interval is wider for it",
+    "filled_values": "missing readings (`null`) were filled, up to 6 in a row and 10 % of a column among the steps "
+    "that the model reads; the interval is wider for it",
 }
 HEADER = b"x-warnings"
 PARAMETER = "warnings"
