@@ -253,7 +253,7 @@ function checks({ checks: found, reasons }) {
 function sentence({ status, result, error, spec }) {
   const { name, version, live } = result?.model ?? {};
   const forced =
-    "The gate found it sound, and it went live without a comparison, as you asked: version {version} of {name}.";
+    "The gate found it sound, and it went live without a comparison, as you asked: version {version} of {name}. Later trainings are compared with it.";
   const good = "The gate found it good: version {version} of {name} is live.";
   const waiting = "Version {version} of {name} is published, and not live. Promote it under Models.";
   const texts = {

@@ -186,8 +186,8 @@ export default {
   "passed": "通过",
   "not passed": "未通过",
   "The gate found it good: version {version} of {name} is live.": "关卡认为它合格：{name} 的版本 {version} 已上线。",
-  "The gate found it sound, and it went live without a comparison, as you asked: version {version} of {name}.":
-    "关卡认为它可靠，并按你的要求未经比较就上线：{name} 的版本 {version}。",
+  "The gate found it sound, and it went live without a comparison, as you asked: version {version} of {name}. Later trainings are compared with it.":
+    "关卡认为它可靠，并按你的要求未经比较就上线：{name} 的版本 {version}。以后的训练将与它比较。",
   "Version {version} of {name} is published, and not live. Promote it under Models.":
     "{name} 的版本 {version} 已发布，尚未上线。可在“模型”中启用。",
   "The gate refused it. Nothing was published, and the live version goes on.":

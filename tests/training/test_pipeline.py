@@ -17,10 +17,12 @@ from torch import Tensor
 from models.jobs import EpochRow, JobResult, JobSpec, Progress, Stage
 from models.manifest import Manifest, file_entry
 from models.store import Store
+from tests import artifacts
 from tests.training.small import ROWS, SmallDigit
 from training import export, pipeline, report
 from training.pipeline import EvaluationError, train
 from training.publish import DRAFT_FILE, CandidateError, publish, read_draft
+from training.reference import MEASURED_FILE
 from training.tasks.base import Inputs, Split, Splits
 
 SPEC = JobSpec(task="digit", network="mlp", epochs=4, batch_size=32, learning_rate=0.003, seed=3)
@@ -287,6 +289,19 @@ def test_a_finished_work_folder_resumes_at_once(trained: tuple[Path, list[str]])
     assert train(SmallDigit(), SPEC, candidate.parent, notes, resume=True) == candidate
     assert notes.told == ["candidate"]
     assert (candidate / DRAFT_FILE).stat().st_mtime_ns == before
+
+
+def test_a_resumed_candidate_is_given_the_losses_of_the_versions_beside_it(candidate: Path, tmp_path: Path) -> None:
+    """What went live while the job waited is measured on the candidate's rows, and only that."""
+    store, work = Store(tmp_path / "store"), tmp_path / "work"
+    shutil.copytree(candidate, work / "candidate")
+    publish(candidate, store)
+    store.promote("digit-mlp", artifacts.publish(store, "digit-mlp", network="mlp"))
+    train(SmallDigit(), SPEC, work, _Notes(), resume=True, store=store)
+    with np.load(work / "candidate" / MEASURED_FILE) as measured:
+        assert [key.partition("-")[0] for key in measured.files] == ["2"]
+        assert [len(measured[key]) for key in measured.files] == [200]
+    assert publish(work / "candidate", store).gate.compared_with == 1
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.jobs import JobGateCheck, JobResult, JobSpec, Promote
+from models.jobs import JobGateCheck, JobResult, JobSpec, LogEvent, Promote
 from models.manifest import Losses, Provenance, file_entry
 from models.store import Store
 from tests import artifacts
 from tests.training.kept import RULES, keep, made
 from tests.training.small import SmallDigit
 from training import evaluate, gate, pipeline, reference
+from training.__main__ import _parser
+from training.attempt import STORE_VARIABLE, Attempt
 from training.publish import DRAFT_FILE, publish
 from training.reporters import ConsoleReporter
 
@@ -254,3 +258,23 @@ def test_ten_trainings_never_lower_the_live_figure_by_more_than_one_standard_err
 def _train(seed: int, work: Path, store: Store, promote: Promote = "if_better") -> JobResult:
     spec = JobSpec(task="digit", network="mlp", epochs=1, batch_size=32, learning_rate=0.003, seed=seed)
     return publish(pipeline.train(SmallDigit(), spec, work, ConsoleReporter(), store=store), store, promote)
+
+
+def test_the_training_process_is_told_the_workers_store(tmp_path: Path) -> None:
+    """It measures the versions there; the command line that starts it stays as it is."""
+    program = (
+        "import json, os; print(json.dumps({'type': 'log', 'at': '2026-01-01T00:00:00Z',"
+        f" 'message': os.environ[{STORE_VARIABLE!r}]}}))"
+    )
+
+    async def told() -> str:
+        attempt = await Attempt.start([sys.executable, "-c", program], tmp_path, tmp_path / "store")
+        event = await attempt.next()
+        await attempt.close()
+        assert isinstance(event, LogEvent)
+        return event.message
+
+    assert asyncio.run(told()) == str(tmp_path / "store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STORE_VARIABLE, "elsewhere")
+        assert _parser().parse_args(["fit", "digit"]).store == Path("elsewhere")
