@@ -164,7 +164,7 @@ class Canaries:
                     log.error("%s: its canary: %s", slot.name, exc, exc_info=None if expected else exc)
 
     def changed(self, name: str) -> bool:
-        """Whether a canary was ordered or has ended since the last look; cheap enough to ask four times a second."""
+        """Whether a canary was ordered or has ended since the last look; cheap enough to ask twice a second."""
         stamp = self.board.stamp(name)
         if stamp == self._stamps.get(name):
             return False

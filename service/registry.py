@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_WATCH_S = 0.25
+_WATCH_S = 0.5
 _WATCHER = "store watcher"
 _FRESH_S = 2.0
 Stamp = tuple[int, int, bytes]
@@ -193,7 +193,7 @@ class Registry:
             raise failed
 
     def _stamp(self, name: str) -> Stamp | None:
-        """What changes whenever the live pointer is replaced; cheap enough to be asked four times a second."""
+        """What changes whenever the live pointer is replaced; cheap enough to be asked twice a second."""
         path = f"{self._root}/{name}/live"
         try:
             stat = os.stat(path)  # noqa: PTH116 (a Path costs twice the call)
