@@ -9,8 +9,8 @@ Readers take no lock: the state is replaced by one rename.
 
 from __future__ import annotations
 
-import os
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
