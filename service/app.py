@@ -37,6 +37,7 @@ from service.security import WATCH_S as KEYS_S
 from service.security import Guard
 from service.settings import ZOO, Settings
 from service.tracing import OFF, NameRequest, Tracing, wanted
+from service.wire import not_utf8
 from service.workers import threads_for, trainer_mode
 
 VERSION = "0.1.0"
@@ -167,6 +168,8 @@ def _validation_error(exc: RequestValidationError) -> ServiceError:
 
 
 def _http_error(exc: HTTPException, request: Request) -> ServiceError:
+    if isinstance(exc.__cause__, UnicodeDecodeError):
+        return not_utf8(exc.__cause__.object) or UnreadableBody("The body is not valid JSON.", code="unreadable_json")
     match exc.status_code:
         case 404:
             return NotFound(f"Nothing is at {request.url.path}; see /docs for what there is.")

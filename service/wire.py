@@ -20,6 +20,8 @@ PROBLEM = b"application/problem+json"
 
 Header = tuple[bytes, bytes]
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some systems put before a text in UTF-8; it is no part of the JSON."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -110,15 +112,29 @@ def parse_json(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         reason = str(exc)
+    if body.startswith(_BYTE_ORDER_MARK):
+        return parse_json(body[len(_BYTE_ORDER_MARK) :])
     if b"NaN" in body or b"Infinity" in body or "infinity" in reason:
         try:
-            found = json.loads(body, parse_int=_number)
+            found = json.loads(body.decode(), parse_int=_number)
             if b"\\ud" in body.lower():  # half of a surrogate pair could not be sent back
                 json.dumps(found, ensure_ascii=False).encode()
             return found  # noqa: TRY300
+        except UnicodeEncodeError:
+            reason = "an escape is half of a surrogate pair"
         except (ValueError, RecursionError) as exc:
             reason = str(exc)
-    raise UnreadableBody(f"The body is not valid JSON: {reason}.", code="unreadable_json")
+    raise not_utf8(body) or UnreadableBody(f"The body is not valid JSON: {reason}.", code="unreadable_json")
+
+
+def not_utf8(body: bytes) -> UnreadableBody | None:
+    """What is wrong with a JSON body whose bytes are no UTF-8."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as exc:
+        place = f"byte 0x{body[exc.start]:02x} at position {exc.start}"
+        return UnreadableBody(f"The body is not UTF-8: {place}; encode the JSON as UTF-8.", code="unreadable_json")
+    return None
 
 
 def _number(text: str) -> int | float:

@@ -39,7 +39,49 @@ def test_half_a_surrogate_pair_beside_nan_is_answered(service, path, body):
     """Python's JSON reader, which NaN calls for, lets such text in; it could not be sent back, and nobody answered."""
     answer = service.client.post(path, content=body, headers=JSON)
     assert answer.status_code == 400
-    assert "surrogates not allowed" in answer.text
+    assert "half of a surrogate pair" in answer.text
+
+
+LATIN_1 = '{"text": "Café prices rise", "task": "digit", "version": 1}'.encode("latin-1")
+JSON_PATHS = [
+    "/predict/sequence",
+    "/predict/sequence?",
+    "/predict/sequence/batch",
+    "/predict/digit",
+    "/predict/digit/batch",
+    "/train",
+    "/models/digit-cnn/promote",
+    "/models/digit-cnn/canary",
+    "/v2/models/topic-gru/infer",
+    "/v2/repository/index",
+]
+
+
+@pytest.mark.parametrize("body", [LATIN_1, LATIN_1[:-1] + b', "x": NaN}', '{"text": "Oil"}'.encode("utf-16") + b"\xff"])
+@pytest.mark.parametrize("path", JSON_PATHS)
+def test_a_body_that_is_not_utf8_is_refused_as_that(own, path, body):
+    """Whoever reads it: the sentence names the byte, and what to do."""
+    answer = own.client.post(path, content=body, headers=JSON)
+    told = answer.json()
+    assert answer.status_code == 400
+    assert told.get("detail", told.get("error")).startswith("The body is not UTF-8: byte 0x")
+    if not path.startswith("/v2"):
+        assert told["code"] == "unreadable_json"
+
+
+def test_a_binary_request_whose_head_is_not_utf8_is_refused_as_that(service):
+    """The extension of the protocol puts the JSON before the bytes."""
+    headers = {**JSON, "Inference-Header-Content-Length": str(len(LATIN_1))}
+    answer = service.client.post("/v2/models/topic-gru/infer", content=LATIN_1 + bytes(8), headers=headers)
+    assert answer.status_code == 400
+    assert "is not UTF-8: byte 0xe9 at position 13" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/predict/sequence", "/predict/sequence?"])
+def test_a_byte_order_mark_is_no_part_of_the_text(service, path):
+    """Windows puts it before every text that it saves as UTF-8."""
+    answer = service.client.post(path, content='{"text": "Oil prices rise"}'.encode("utf-8-sig"), headers=JSON)
+    assert (answer.status_code, answer.json()["label"]) == (200, "Business")
 
 
 def test_a_pair_beside_nan_is_text_like_any_other():
