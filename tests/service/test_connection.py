@@ -25,8 +25,19 @@ H2C = (
     "Upgrade: h2c",
 )
 OFFERS = {
-    "Java": (*H2C, "User-Agent: Java-http-client/17.0.15"),
-    "curl": ("User-Agent: curl/7.88.1", "Accept: */*", "Upgrade: h2c", *H2C[:2]),
+    "Java": (  # byte for byte what its HttpClient sends, Java 17
+        "Connection: Upgrade, HTTP2-Settings",
+        "HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA",
+        "Upgrade: h2c",
+        "User-Agent: Java-http-client/17.0.15",
+    ),
+    "curl": (
+        "User-Agent: curl/7.88.1",
+        "Accept: */*",
+        "Connection: Upgrade, HTTP2-Settings",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA",
+    ),
     "nginx": ("Upgrade: websocket", "Connection: upgrade"),
     "a browser's websocket": (
         "Connection: keep-alive, Upgrade",
