@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import math
-from datetime import datetime, timedelta
+import re
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 from neuroserve.errors import UsageError
@@ -15,6 +16,11 @@ from neuroserve.errors import UsageError
 COLUMNS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 _MISSING = frozenset({"", "nan", "na", "n/a", "null", "none"})
 _TIMES = frozenset({"date", "time", "timestamp", "datetime"})
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,]\d+)?)?(?: ?(?:(Z)|([+-])(\d\d)(?::?([0-5]\d))?))?",
+    re.IGNORECASE | re.ASCII,
+)
+"""A date, a time of day, and an offset; both readers take no other form. Parts of a second are left out."""
 
 
 def read_readings(path: Path) -> tuple[datetime, list[list[float | None]]]:
@@ -38,6 +44,10 @@ def read_readings(path: Path) -> tuple[datetime, list[list[float | None]]]:
     for (number, _), row in zip(lines[1:], cells[1:], strict=True):
         where = f"{path}, line {number}"
         times.append(_time(row, time, where))
+        if (times[-1].tzinfo is None) != (times[0].tzinfo is None):
+            raise UsageError(
+                f"{where} has a time with an offset where the first has none, or without where it has one."
+            )
         if len(times) > 1 and times[-1] - times[-2] != timedelta(hours=1):
             raise UsageError(f"{where} is not one hour after the row before.")
         values.append([_value(row, place, name, where) for name, place in zip(COLUMNS, places, strict=True)])
@@ -55,10 +65,21 @@ def _places(path: Path, heads: list[str]) -> tuple[int, list[int]]:
 
 
 def _time(row: list[str], place: int, where: str) -> datetime:
+    """The time in a row; UTC is written in more than one way."""
     try:
-        return datetime.fromisoformat(row[place]).replace(tzinfo=None)
+        found = _TIME.fullmatch(row[place])
+        if found is not None:
+            day, clock, zulu, sign, hours, minutes = found.groups()
+            time = datetime.fromisoformat(f"{day}T{clock or '00:00'}")
+            if zulu:
+                return time.replace(tzinfo=UTC)
+            if sign:
+                offset = timedelta(hours=int(hours), minutes=int(minutes or 0))
+                return time.replace(tzinfo=timezone(-offset if sign == "-" else offset))
+            return time
     except (IndexError, ValueError):
-        raise UsageError(f"{where} has no time.") from None
+        pass
+    raise UsageError(f"{where} has no time.")
 
 
 def _value(row: list[str], place: int, name: str, where: str) -> float | None:

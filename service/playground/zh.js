@@ -122,6 +122,8 @@ export default {
   "The next hour is forecast at {n} degrees.": "预测下一小时为 {n} 度。",
   "The file has no rows.": "文件没有数据行。",
   "The heading lacks {names}.": "表头缺少 {names}。",
+  "Line {line} has a time with an offset where the first has none, or without where it has one.":
+    "第 {line} 行与首行不一致：一个时间带有时区偏移，另一个没有。",
   "Line {line} has no date.": "第 {line} 行没有日期。",
   "Line {line} has no number in {name}.": "第 {line} 行的 {name} 没有数值。",
   "Line {line} is not one hour after the line before.": "第 {line} 行与上一行相差不是一小时。",
