@@ -38,7 +38,7 @@ class AsyncClient:
         batch_items: int = 256,
         batch_bytes: int = 8 * 2**20,
     ) -> None:
-        self._http = transport.load().AsyncClient(**transport.options(url, api_key, timeout_s, concurrency))
+        self._http = transport.async_client(url, api_key, timeout_s, concurrency)
         self._retries = retries
         self._concurrency = concurrency
         self._limits = Limits(batch_items, batch_bytes)

@@ -93,7 +93,7 @@ class Client:
         batch_items: int = 256,
         batch_bytes: int = 8 * 2**20,
     ) -> None:
-        self._http = transport.load().Client(**transport.options(url, api_key, timeout_s, concurrency))
+        self._http = transport.sync_client(url, api_key, timeout_s, concurrency)
         self._retries = retries
         self._concurrency = concurrency
         self._limits = Limits(batch_items, batch_bytes)

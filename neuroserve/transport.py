@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from neuroserve.errors import (
     UsageError,
     refusal,
 )
+from neuroserve.proxies import proxy_for, shown
 from neuroserve.retries import Unsent
 
 if TYPE_CHECKING:
@@ -39,12 +41,42 @@ def load() -> Any:
     return httpx
 
 
-def options(url: str | None, api_key: str | None, timeout_s: float, concurrency: int) -> dict[str, Any]:
-    """The keyword arguments of httpx's clients; UsageError for an address or key that cannot be."""
+def sync_client(url: str | None, api_key: str | None, timeout_s: float, concurrency: int) -> Any:
+    """httpx's client for this service; UsageError for an address, a key or a proxy that cannot be."""
     httpx = load()
+    base = _base(url)
+    with _made(base):
+        transport = httpx.HTTPTransport(**_wire(httpx, base, concurrency))
+        return httpx.Client(transport=transport, **_options(httpx, base, api_key, timeout_s))
+
+
+def async_client(url: str | None, api_key: str | None, timeout_s: float, concurrency: int) -> Any:
+    """The same, asynchronous."""
+    httpx = load()
+    base = _base(url)
+    with _made(base):
+        transport = httpx.AsyncHTTPTransport(**_wire(httpx, base, concurrency))
+        return httpx.AsyncClient(transport=transport, **_options(httpx, base, api_key, timeout_s))
+
+
+@contextmanager
+def _made(base: str) -> Iterator[None]:
+    """The errors of making a client as ours."""
+    with translated(base):
+        try:
+            yield
+        except OSError as exc:  # SSL_CERT_FILE and SSL_CERT_DIR are read
+            raise UsageError(f"The certificates that {base} is checked by cannot be read: {_why(exc)}.") from exc
+
+
+def _base(url: str | None) -> str:
     base = url or os.environ.get(URL) or HERE
     if not base.startswith(("http://", "https://")):
         raise UsageError(f"The address must begin with http:// or https://, and is {base!r}.")
+    return base
+
+
+def _options(httpx: Any, base: str, api_key: str | None, timeout_s: float) -> dict[str, Any]:
     key = api_key or os.environ.get(KEY)
     if key and not (key.isascii() and key.isprintable()):
         raise UsageError("An API key has printable ASCII characters only.")
@@ -52,8 +84,36 @@ def options(url: str | None, api_key: str | None, timeout_s: float, concurrency:
         "base_url": base,
         "headers": {"Authorization": f"Bearer {key}"} if key else {},
         "timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
-        "limits": httpx.Limits(max_connections=concurrency + 4, max_keepalive_connections=concurrency),
     }
+
+
+def _wire(httpx: Any, base: str, concurrency: int) -> dict[str, Any]:
+    """The arguments of a transport; with one of its own a client reads no proxy variables itself."""
+    try:
+        proxy = proxy_for(base)
+    except ValueError as exc:
+        raise UsageError(f"{base} is not an address: {exc}.") from None
+    if proxy is not None:
+        _check(httpx, proxy)
+    limits = httpx.Limits(max_connections=concurrency + 4, max_keepalive_connections=concurrency)
+    return {"limits": limits, "proxy": proxy}
+
+
+def _check(httpx: Any, proxy: str) -> None:
+    """UsageError for a proxy that cannot be used."""
+    way_out = "or name the service's host in NO_PROXY"
+    try:
+        scheme = httpx.Proxy(proxy).url.scheme
+    except (httpx.InvalidURL, ValueError) as exc:
+        raise UsageError(
+            f"The proxy {shown(proxy)} of the environment cannot be used: {exc}. Mend HTTP_PROXY, HTTPS_PROXY or "
+            f"ALL_PROXY, {way_out}."
+        ) from None
+    if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise UsageError(
+            f"The proxy {shown(proxy)} of the environment needs one more package: pip install 'httpx[socks]', "
+            f"{way_out}."
+        )
 
 
 def arguments(call: Call[Any]) -> dict[str, Any]:

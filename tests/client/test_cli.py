@@ -262,7 +262,7 @@ def test_semicolons_and_any_order_of_columns_are_read(tmp_path):
     path = tmp_path / "readings.csv"
     path.write_text("\ufeffOT;HULL;HUFL;MUFL;MULL;LUFL;LULL;Date\n7;2;1;3;4;5;6;2026-01-01T00:00:00Z\n")
     start, values = read_readings(path)
-    assert (start.isoformat(), values) == ("2026-01-01T00:00:00", [[1, 2, 3, 4, 5, 6, 7]])
+    assert (start.isoformat(), values) == ("2026-01-01T00:00:00+00:00", [[1, 2, 3, 4, 5, 6, 7]])
 
 
 def test_a_sparkline_of_a_flat_series_is_flat():
