@@ -26,6 +26,7 @@ class Classifier:
         self.model = model_of(manifest)
         self.labels = manifest.labels
         self._outliers = OutlierCheck(manifest)
+        self._doubts = manifest.doubt is not None
         self.place = place_of_probabilities(manifest)
 
     def digits(self, answer: Answer, findings: Sequence[Findings] = ()) -> list[dict[str, Any]]:
@@ -36,8 +37,9 @@ class Classifier:
             {"digit": one, "confidence": sure, "probabilities": row}
             for one, sure, row in zip(best, confidence, probabilities, strict=True)
         ]
-        for row, warnings in zip(told, self.warnings(answer, findings), strict=False):
-            row.update(as_field(warnings))
+        if warnings := self.warnings(answer, findings):
+            for row, mine in zip(told, warnings, strict=True):
+                row.update(as_field(mine))
         return told
 
     def topic(self, answer: Answer, findings: Findings = NOTHING) -> dict[str, Any]:
@@ -57,14 +59,14 @@ class Classifier:
     def probabilities(self, answer: Answer, findings: Sequence[Findings] = ()) -> Array:
         """The probabilities float32 [rows, labels], after the evidence in `findings`."""
         given = answer.outputs[self.place]
-        if not any(found.no_label for found in findings):
+        if not findings or not any(found.no_label for found in findings):
             return given
         return with_evidence(given, [found.no_label for found in findings])
 
     def warnings(self, answer: Answer, findings: Sequence[Findings] = ()) -> list[list[AnswerWarning]]:
         """The warnings of each row; an empty list where no row has one."""
-        outliers = self._outliers.rows(answer.outputs)
-        if not outliers and not any(found.warnings for found in findings):
+        outliers = self._outliers.rows(answer.outputs) if self._doubts else []
+        if not outliers and not (findings and any(found.warnings for found in findings)):
             return []
         rows = zip_longest(findings, outliers)
         return [[*(found.warnings if found else ()), *([outlier] if outlier else ())] for found, outlier in rows]
