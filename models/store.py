@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from models import disk
@@ -179,17 +179,18 @@ class Store(StoreReader):
         with self._writing(f"{name} version {version} was not deleted"), self._locked(name):
             self._delete(name, version)
 
-    def prune(self, name: str, keep: int = 5) -> list[int]:
+    def prune(self, name: str, keep: int = 5, also: Collection[int] = ()) -> list[int]:
         """Remove all but the newest `keep` versions, the live one, the reference and the one rollback goes to.
 
-        The numbers of the removed ones are returned. What dead processes have left in the staging folder goes too.
+        Those in `also` stay too. The numbers of the removed ones are returned. What dead processes have left in the
+        staging folder goes too.
         """
         if not self.versions(name):
             raise VersionNotFoundError(f"there is no model {name}")
         with self._writing(f"{name} was not pruned to the end"), self._locked(name):
             there = self.versions(name)
             protected = {self.live(name), self.previous(name), *there[len(there) - min(max(keep, 0), len(there)) :]}
-            protected |= {self.reference(name), self._candidate(name)}
+            protected |= {self.reference(name), self._candidate(name), *also}
             gone = [version for version in there if version not in protected]
             for version in gone:
                 self._delete(name, version)

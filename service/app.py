@@ -21,6 +21,7 @@ from service.access import access_log
 from service.background import Background
 from service.decoding import DecodeQueue
 from service.device import choose
+from service.diskuse import DiskUse
 from service.errors import InternalError, InvalidInput, NotFound, ServiceError, UnreadableBody
 from service.exchange import Direct
 from service.gpu import Gpus
@@ -78,7 +79,7 @@ def create_app(settings: Settings) -> Application:
         Store(settings.store_dir), app.state.recipes, settings, app.state.metrics, app.state.background
     )
     app.state.jobs = JobBoard(settings, app.state.trainer)
-    app.state.probes = Probes(app.state.jobs, Gpus())
+    app.state.probes = Probes(app.state.jobs, Gpus(), DiskUse(settings.state))
     app.state.decoding = DecodeQueue(settings, app.state.metrics)
     fast = predict.endpoints(app.state.registry, settings, app.state.decoding)
     tensors = infer.Infer(app.state.registry, settings, app.state.metrics, app.state.decoding)

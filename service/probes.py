@@ -1,4 +1,4 @@
-"""Figures of the whole service that one worker asks for when it is scraped: of training, and of the GPUs.
+"""Figures of the whole service that one worker asks for when it is scraped: of training, the GPUs and the disk.
 
 They lie in no worker's counters, so whoever is asked tells them once, and totals stay right with several workers.
 """
@@ -12,6 +12,7 @@ from time import monotonic
 
 from prometheus_client import Metric
 
+from service.diskuse import FRESH_S, DiskUse
 from service.gpu import Gpus
 from service.jobcounts import families as job_families
 from service.jobs import JobBoard
@@ -63,11 +64,11 @@ class Probe:
 class Probes:
     """All of one process."""
 
-    def __init__(self, jobs: JobBoard, gpus: Gpus) -> None:
+    def __init__(self, jobs: JobBoard, gpus: Gpus, disk: DiskUse) -> None:
         async def of_jobs() -> Families:
             return job_families(await jobs.counts())
 
-        self._probes = [Probe(of_jobs, 5.0), Probe(gpus.families, 2.0)]
+        self._probes = [Probe(of_jobs, 5.0), Probe(gpus.families, 2.0), Probe(disk.families, FRESH_S)]
 
     async def families(self) -> Iterable[Metric]:
         """The families of this moment."""

@@ -63,6 +63,12 @@ class Settings(BaseSettings):
         repr=False,
         description="job database, `postgresql://USER:PASSWORD@HOST/NAME`; default: `jobs.sqlite` in the state folder",
     )
+    keep_versions: Annotated[int, Field(ge=0)] = Field(
+        50, description="newest versions of a model that stay, beside those in use and shipped; 0 keeps all"
+    )
+    keep_jobs_days: Annotated[float, Field(ge=0)] = Field(
+        90.0, description="days for which the records of ended training jobs stay; 0 keeps all"
+    )
     max_queued_jobs: Annotated[int, Field(ge=1)] = Field(16, description="training jobs that may wait")
     job_time_limit_s: Annotated[float, Field(gt=0)] = Field(21_600.0, description="longest time a training job may run")
     max_queue_rows: Annotated[int, Field(ge=1)] = Field(2048, description="rows that may wait for one model")

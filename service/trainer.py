@@ -42,6 +42,8 @@ class EmbeddedWorker:
             *("--silent-s", str(settings.trainer_silent_s)),
             *("--time-limit-s", str(settings.job_time_limit_s)),
             *("--grace-s", str(settings.shutdown_grace_s)),
+            *("--keep-versions", str(settings.keep_versions)),
+            *("--keep-jobs-days", str(settings.keep_jobs_days)),
         ]
         self._url = settings.jobs_url
         self._silent_s = settings.worker_silent_s

@@ -38,6 +38,7 @@ from training.attempt import Attempt, Place, command_of, name_of, place, place_o
 from training.gate import GateError
 from training.memory import Batch
 from training.publish import CandidateError, publish
+from training.retention import KEEP_ALL, Retention, prune_versions
 from training.tracking import conclude
 from training.turn import ready_folder
 
@@ -58,6 +59,7 @@ class JobSettings:
     store: Path
     time_limit_s: float = 6 * 3600.0
     fit: Sequence[str] = FIT
+    retention: Retention = KEEP_ALL
 
 
 class Ledger(Protocol):
@@ -120,6 +122,7 @@ class JobRun:
             self.snapshot = self.snapshot.model_copy(update={"error": str(exc)})
         await self.close()
         await self.clear()
+        await asyncio.to_thread(self._prune)
         self.snapshot = self.ended()
         log.info("job %s has %s %s", self.id, self.snapshot.status, self.snapshot.error or "")
         return self.snapshot
@@ -131,6 +134,15 @@ class JobRun:
         else:
             status = JobStatus.REJECTED if self.result.model is None else JobStatus.SUCCEEDED
         return self.snapshot.model_copy(update={"status": status, "result": self.result, "finished_at": now()})
+
+    def _prune(self) -> None:
+        """Make room for what was published; a store that refuses is asked again within the hour."""
+        model = self.result.model if self.result is not None else None
+        if model is not None:
+            try:
+                prune_versions(Store(self.settings.store), model.name, self.settings.retention.versions)
+            except StoreError as exc:
+                log.warning("job %s: %s", self.id, exc)
 
     def pause(self) -> None:
         """Stop at the next step's end, which the child may reach yet; `parked` is true then. From any thread."""

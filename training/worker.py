@@ -32,6 +32,7 @@ from training.job import FIT, JobSettings
 from training.jobqueue import JobQueue, prepare
 from training.ledger import first_line
 from training.pending import Pending
+from training.retention import Housekeeper, Retention
 from training.tracking import TrackingError, require
 from training.watchdog import IDLE_BEAT_S, SILENT_S, Heartbeats, Watchdog
 
@@ -130,6 +131,9 @@ def serve(settings: WorkerSettings) -> None:
     if settings.beat_fd is not None:
         beat_to_parent(queue, settings.beat_fd)
     worker = _Worker(settings, queue, stop)
+    jobs = settings.jobs
+    housekeeper = Housekeeper(jobs.state, Store(jobs.store), settings.database_url, jobs.retention)
+    housekeeper.start()
     if worker.reaches_database(worker.prepare):
         log.info("%s takes jobs from %s", settings.executor_id, shown(settings.database_url))
         while worker.reaches_database(worker.wait_for_jobs) and worker.reaches_database(worker.begin):
@@ -141,6 +145,7 @@ def serve(settings: WorkerSettings) -> None:
                     log.info("an epoch that did not end in time will be done again")
             worker.end()
     worker.end()  # of an engine that had just been started when it was time to stop
+    housekeeper.stop()
     worker.leave()
 
 
@@ -286,6 +291,7 @@ def _settings(argv: Sequence[str], fit: Sequence[str]) -> WorkerSettings:
             state=state,
             store=Path(given.store).resolve() if given.store else state / "models",
             time_limit_s=given.time_limit_s,
+            retention=Retention(given.keep_versions, given.keep_jobs_days),
             fit=fit if tensorboard is None else (*fit, "--tensorboard", str(tensorboard)),
         ),
     )
@@ -299,6 +305,8 @@ def _wrong_value() -> str | None:
         "JOB_TIME_LIMIT_S": _positive(float),
         "TRAINER_SILENT_S": _positive(float),
         "SHUTDOWN_GRACE_S": _positive(float),
+        "KEEP_VERSIONS": _from_zero(int),
+        "KEEP_JOBS_DAYS": _from_zero(float),
         "TRAIN_GPU_MEM_SHARE": _share,
     }
     for name, kind in kinds.items():
@@ -358,6 +366,18 @@ def _parser() -> argparse.ArgumentParser:
         default=env("NEUROSERVE_SHUTDOWN_GRACE_S", "10"),
         help="when told to stop, time for the running epoch to end",
     )
+    parser.add_argument(
+        "--keep-versions",
+        type=_from_zero(int),
+        default=env("NEUROSERVE_KEEP_VERSIONS", "50"),
+        help="newest versions of a model that stay; 0 keeps all",
+    )
+    parser.add_argument(
+        "--keep-jobs-days",
+        type=_from_zero(float),
+        default=env("NEUROSERVE_KEEP_JOBS_DAYS", "90"),
+        help="days for which records of ended jobs stay; 0 keeps all",
+    )
     parser.add_argument("--tensorboard", metavar="DIR", help="write event files for TensorBoard into DIR/MODEL-TIME")
     parser.add_argument("--die-with", type=int, default=None, metavar="PID", help="stop when this parent process ends")
     parser.add_argument("--beat-fd", type=int, default=None, metavar="FD", help="a pipe that gets a byte every second")
@@ -369,6 +389,16 @@ def _positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
         value = kind(text)
         if not 0 < value < float("inf"):
             raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    return number
+
+
+def _from_zero(kind: Callable[[str], float]) -> Callable[[str], Any]:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is below 0")
         return value
 
     return number
