@@ -94,6 +94,8 @@ def _go_live(
             told = _told_again(told, before, judgement)
         else:
             return told
+    if judgement is first:  # a job that was cut off after it had published
+        told = _told_again(told, first, first)
     return told.model_copy(update={"reasons": [*told.reasons, "so it waits to be made live by hand"]})
 
 

@@ -177,6 +177,19 @@ def test_two_jobs_that_end_at_once_are_held_against_each_other(
     assert [check.name for check in result.gate.checks if not check.passed] == ["live_meanwhile", "reference"]
 
 
+def test_a_job_that_was_cut_off_is_judged_again_before_its_version_goes_live(store: Store, tmp_path: Path) -> None:
+    """A better version went live between its publication and its return: it waits for an order, and says why."""
+    publish(_candidate(tmp_path / "one", BASE), store)
+    mine = _candidate(tmp_path / "two", BASE - 0.05)
+    publish(mine, store, "manual", job_id="job-2")
+    publish(_candidate(tmp_path / "three", BASE - 0.1), store)
+    result = publish(mine, store, job_id="job-2")
+    assert result.model is not None
+    assert (result.model.version, result.model.live, store.live(NAME)) == (2, False, 3)
+    assert [check.name for check in result.gate.checks if not check.passed] == ["live_meanwhile", "reference"]
+    assert result.gate.reasons[-1] == "so it waits to be made live by hand"
+
+
 def _splits() -> Any:
     from training.datasets.files import data_root
 
