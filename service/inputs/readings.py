@@ -7,8 +7,7 @@ marker for a missing value that lies outside the range.
 
 The interval of a forecast that rests on filled readings grows: at step h by sqrt(1 + 1.5 k / h), where the last k
 readings of the target were filled, and by 2 % and the largest share of filled readings in a column everywhere. Fitted
-on the validation months of ETTh1: with the last 1 to 6 readings or 10 % of all filled, the interval of the shipped
-networks then holds 80 to 84 % of the points again (62 to 79 % without).
+on the validation months of ETTh1; docs/warnings.md has what the interval then holds on the test months.
 """
 
 from __future__ import annotations
