@@ -10,6 +10,7 @@ from tests.server import Server
 
 # Before torch is loaded: its waiting threads must not spin while tests share the cores with real services.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the packages do, for tests that load ONNX Runtime first
 
 LONGEST_FIRST = ("test_kills", "test_failures", "test_worker", "test_topic", "test_watchdog", "test_playground_jobs")
 """Files whose tests take minutes: begun last, one of them would run on while nothing else is left to do."""
