@@ -11,7 +11,7 @@ from models.platforms import refusal
 from tests.server import ROOT, SHIPPED, Server, shipped
 
 PRETEND = """
-import platform, sys, runpy, urllib.request
+import asyncio, platform, sys, runpy, urllib.request
 sys.platform, sys.maxsize = {system!r}, {largest}
 platform.machine = lambda: {machine!r}
 sys.modules["fcntl"] = None
