@@ -27,9 +27,14 @@ def best(manifests: Iterable[Manifest]) -> Manifest | None:
 
 
 def better(one: Manifest, other: Manifest) -> bool:
-    """Whether the manifests prove that `one` is better than `other` on the same validation rows."""
+    """Whether the manifests prove that `one` is better than `other` on the same validation rows.
+
+    A version with losses and one with a metric alone prove nothing: the better metric may have the worse loss.
+    """
     if one.losses is not None and other.losses is not None:
         return one.losses.rows_sha256 == other.losses.rows_sha256 and one.losses.mean < other.losses.mean
+    if one.losses is not None or other.losses is not None:
+        return False
     ours, theirs = figure(one), figure(other)
     if ours is None or theirs is None or ours[0] != theirs[0] or other_rows(one, other) is not None:
         return False

@@ -121,6 +121,16 @@ def test_a_store_from_before_references_has_one_all_the_same(store: Store) -> No
     assert store.reference(NAME) == 4
 
 
+def test_a_better_metric_does_not_replace_what_was_measured_to_have_the_lower_loss(store: Store) -> None:
+    """The shipped version of an earlier release has a metric alone: a training has measured it, and its word counts."""
+    store.promote(NAME, _publish(store, **_with_figure(0.97)))
+    store.promote_first(NAME, _publish(store, 0.3, **_with_figure(0.99)), over=1, among=[1], best=1)
+    assert store.reference(NAME) == 1
+    _live(store, 0.4, 0.5)
+    store.prune(NAME, keep=0)
+    assert store.reference(NAME) == 1
+
+
 def test_an_unreadable_list_or_a_damaged_version_is_passed_over(store: Store) -> None:
     """The live pointer's history serves instead of a torn file, and the next best instead of a damaged version."""
     _live(store, 0.1, 0.2, 0.3)
