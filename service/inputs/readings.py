@@ -12,6 +12,7 @@ on the validation months of ETTh1; docs/warnings.md has what the interval then h
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -99,10 +100,26 @@ def _others(values: NDArray[np.float64]) -> Ranges:
     return Ranges(np.where(empty, 0.0, low), np.where(empty, 0.0, high), "the other readings")
 
 
-def check(
-    values: NDArray[np.float64], spec: SeriesSpec, ranges: Ranges | None, first: int, loc: Location, *, accept: bool
-) -> AnswerWarning | None:
-    """The warning `implausible_values` where readings [steps, columns] deserve it; step `first` of `loc` is the first.
+class Steps(NamedTuple):
+    """The steps that the model reads, in their request: the number and the time of the first, and where they lie."""
+
+    spec: SeriesSpec
+    first: int
+    start: datetime
+    loc: Location
+
+    def name(self, row: int, column: int) -> str:
+        """One reading for people."""
+        time = self.start + timedelta(seconds=row * self.spec.step_s)
+        return f"Row {self.first + row}, column {self.spec.columns[column]} ({time.isoformat()})"
+
+    def location(self, row: int, column: int) -> Location:
+        """One reading for programs."""
+        return (*self.loc, self.first + row, column)
+
+
+def check(values: NDArray[np.float64], steps: Steps, ranges: Ranges | None, *, accept: bool) -> AnswerWarning | None:
+    """The warning `implausible_values` where readings [steps, columns] deserve it.
 
     Raises InvalidInput `implausible_values` for those that are refused, unless they are to be accepted.
     """
@@ -111,20 +128,20 @@ def check(
         return None
     ranges = ranges or _others(values)
     if judged.refused.any() and not accept:
-        raise _refusal(values, judged.refused, spec, ranges, first, loc)
+        raise _refusal(values, judged.refused, steps, ranges)
     places = np.argwhere(judged.doubted)
     row, column = places[0].tolist()
-    told = _told(values, spec, ranges, row, column, first)
+    told = _told(values, steps, ranges, row, column)
     others = f" ({len(places)} readings in all)" if len(places) > 1 else ""
     return AnswerWarning("implausible_values", f"{told}{others}. The forecast rests on it; check the reading.")
 
 
-def fill(missing: NDArray[np.bool_], values: NDArray[np.float64], spec: SeriesSpec, first: int, loc: Location) -> None:
+def fill(missing: NDArray[np.bool_], values: NDArray[np.float64], steps: Steps) -> None:
     """Replace the missing readings [steps, columns], in place. InvalidInput where too many are missing."""
     for column in np.flatnonzero(missing.any(0)).tolist():
         gone = missing[:, column]
         places = np.flatnonzero(gone)
-        _check_gaps(places, len(gone), spec.columns[column], column, first, loc)
+        _check_gaps(places, len(gone), column, steps)
         there = np.flatnonzero(~gone)
         values[places, column] = np.interp(places, there, values[there, column])
 
@@ -149,54 +166,46 @@ def widening(missing: NDArray[np.bool_], spec: SeriesSpec) -> NDArray[np.float32
     return factor.astype(np.float32)
 
 
-def _check_gaps(places: NDArray[np.int64], steps: int, name: str, column: int, first: int, loc: Location) -> None:
-    """InvalidInput where a column of `steps` misses more of them, at `places`, than may be filled."""
+def _check_gaps(places: NDArray[np.int64], count: int, column: int, steps: Steps) -> None:
+    """InvalidInput where a column of `count` steps misses more of them, at `places`, than may be filled."""
     runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
     longest = max(runs, key=len)
     if len(longest) > MOST_IN_A_ROW:
-        detail = (
-            f"Row {first + int(longest[0])}, column {name}: {len(longest)} readings in a row are missing; at most "
-            f"{MOST_IN_A_ROW} are filled."
+        first = int(longest[0])
+        problem = f"{len(longest)} readings in a row are missing; at most {MOST_IN_A_ROW} are filled"
+    elif len(places) > MOST_SHARE * count:
+        first = int(places[0])
+        problem = (
+            f"{len(places)} of the {count} readings that the model reads are missing in this column; at most "
+            f"{MOST_SHARE:.0%} are filled"
         )
-    elif len(places) > MOST_SHARE * steps:
-        detail = (
-            f"Row {first + int(places[0])}, column {name}: {len(places)} of the {steps} readings that the model reads "
-            f"are missing; at most {MOST_SHARE:.0%} are filled."
-        )
-        longest = places
     else:
         return
-    detail += " Send a series with fewer gaps."
-    raise InvalidInput(detail, code="missing_values", errors=[((*loc, first + int(longest[0]), column), detail)])
+    detail = f"{steps.name(first, column)}: {problem}. Send a series with fewer gaps."
+    raise InvalidInput(detail, code="missing_values", errors=[(steps.location(first, column), detail)])
 
 
-def _refusal(
-    values: NDArray[np.float64],
-    refused: NDArray[np.bool_],
-    spec: SeriesSpec,
-    ranges: Ranges,
-    first: int,
-    loc: Location,
-) -> InvalidInput:
+def _refusal(values: NDArray[np.float64], refused: NDArray[np.bool_], steps: Steps, ranges: Ranges) -> InvalidInput:
     """The error for readings that are refused: each of the first few at its place."""
     places = np.argwhere(refused).tolist()
     errors = [
-        ((*loc, first + row, column), f"{_told(values, spec, ranges, row, column, first)}.")
+        (steps.location(row, column), f"{_told(values, steps, ranges, row, column)}.")
         for row, column in places[:_MOST_NAMED]
     ]
-    others = f" {len(places) - 1} more readings are like it." if len(places) > 1 else ""
+    others = len(places) - 1
+    more = f" {others} more {'reading is' if others == 1 else 'readings are'} like it." if others else ""
     return InvalidInput(
-        f"{errors[0][1]}{others} Send null for a missing reading, or set `accept_implausible` to true to have the "
+        f"{errors[0][1]}{more} Send null for a missing reading, or set `accept_implausible` to true to have the "
         "values taken as they are.",
         code="implausible_values",
         errors=errors,
     )
 
 
-def _told(values: NDArray[np.float64], spec: SeriesSpec, ranges: Ranges, row: int, column: int, first: int) -> str:
+def _told(values: NDArray[np.float64], steps: Steps, ranges: Ranges, row: int, column: int) -> str:
     value = float(values[row, column])
     marker = "is a common marker for a missing reading, and " if np.isin(value, _MARKERS) else ""
     return (
-        f"Row {first + row}, column {spec.columns[column]}: {value:g} {marker}lies far outside the range of "
-        f"{ranges.source}, {ranges.low[column]:g} to {ranges.high[column]:g}"
+        f"{steps.name(row, column)}: {value:g} {marker}lies far outside the range of {ranges.source}, "
+        f"{ranges.low[column]:g} to {ranges.high[column]:g}"
     )

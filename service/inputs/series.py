@@ -79,16 +79,16 @@ def parse(
             (*loc, "start"), "invalid_start", "The forecast would lie beyond the year 9999; give an earlier start."
         ) from None
     first = len(rows) - length
-    kept_rows = rows[first:]
+    read, steps = rows[first:], readings.Steps(spec, first, kept, place)
     findings = NOTHING
     if missing is not None and (lacking := missing[first:]).any():
-        readings.fill(lacking, kept_rows, spec, first, place)
+        readings.fill(lacking, read, steps)
         findings = Findings((readings.filled(lacking, spec),), widening=readings.widening(lacking, spec))
-    warning = readings.check(kept_rows, spec, ranges, first, place, accept=accept_implausible)
+    warning = readings.check(read, steps, ranges, accept=accept_implausible)
     if warning is not None:
         findings = findings._replace(warnings=(*findings.warnings, warning))
     return Series(
-        values=kept_rows.astype(np.float32),
+        values=read.astype(np.float32),
         length=length,
         hour_of_week=kept.weekday() * 24 + kept.hour,
         start=kept,

@@ -119,7 +119,7 @@ def test_refusals_tell_the_columns_and_limits():
     assert "needs 2" in refused([[1.0, 2.0]])[2]
     assert "the limit is 4,096" in refused(rows(4097))[2]
     assert "Step 1, OT" in refused([[1.0, 2.0], [1.0, "2"]])[2]
-    assert "column OT: 1 of the 2 readings" in refused([[1.0, 2.0], [1.0, None]])[2]
+    assert "column OT (2018-06-01T01:00:00): 1 of the 2 readings" in refused([[1.0, 2.0], [1.0, None]])[2]
 
 
 def test_a_fault_in_steps_that_would_be_cropped_is_still_a_fault():

@@ -50,7 +50,7 @@ def coverage(name, steps, pattern, begin, end, data_dir):
     for now in range(max(begin, steps), end - spec.horizon, EVERY_HOURS):
         values = series.values[now - steps : now].astype(np.float64)
         missing = pattern(rng, steps)
-        readings.fill(missing, values, spec, 0, ())
+        readings.fill(missing, values, readings.Steps(spec, 0, series.start, ()))
         inputs = {
             "values": values[None].astype(np.float32),
             "lengths": np.array([steps]),
