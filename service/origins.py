@@ -30,6 +30,7 @@ _EXPOSED_HEADERS = (
     b"x-request-id, x-model-version, x-queue-ms, x-run-ms, x-batch-rows, x-provider, x-warnings, x-canary, "
     b"retry-after, inference-header-content-length"
 )
+_TELLING = frozenset({b"host", b"origin", b"x-forwarded-host"})
 _PREFLIGHT_S = b"600"
 """How long a browser may remember what a preflight said."""
 
@@ -107,6 +108,13 @@ class Origins:
 
         threading.Thread(target=learn, name="own-name", daemon=True).start()
 
+    def is_plain(self, headers: Iterable[Header]) -> bool:
+        """Whether a request is of the common kind that `check` lets pass: known hosts seen before, no page, no proxy."""
+        for name, value in headers:
+            if name in _TELLING and (name != b"host" or value not in self._known):
+                return False
+        return True
+
     def check(self, method: str, path: str, headers: Iterable[Header], forwarded_host: bytes | None = None) -> None:
         """Forbidden when a request names a strange host, or comes from a page of another origin.
 
@@ -155,8 +163,10 @@ class Origins:
 
     def preflight(self, method: str, path: str, headers: list[Header]) -> list[Header] | None:
         """The further headers of the answer to a preflight from a listed origin; None when this is no such request."""
+        if method != "OPTIONS" or not self._cors:
+            return None
         asked = {name for name, _ in headers}
-        if method != "OPTIONS" or b"access-control-request-method" not in asked:
+        if b"access-control-request-method" not in asked:
             return None
         if self.allowed_origin(path, headers) is None:
             return None
@@ -189,6 +199,12 @@ class Origins:
 
     def _is_listed(self, origin: bytes) -> bool:
         return bool(self._cors) and ("*" in self._cors or _normal(origin.decode("latin-1")) in self._cors)
+
+
+def forwarded_hosts(headers: Iterable[Header]) -> list[bytes]:
+    """The host that a proxy says it was asked for; of several proxies the outermost, which comes first."""
+    said = [value for name, value in headers if name == b"x-forwarded-host"]
+    return [said[-1].partition(b",")[0].strip()] if said else []
 
 
 def _is_probe(path: str) -> bool:

@@ -12,8 +12,11 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from service.origins import forwarded_hosts
+
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _LONGEST_PREFIX = 256
+_SAID = frozenset({b"x-forwarded-host", b"x-forwarded-prefix"})
 _OWN = ("predict", "train", "models", "v1", "v2", "health", "metrics", "docs", "redoc", "openapi.json", "playground")
 """How paths of this service begin: such a path is never taken for one with a prefix."""
 
@@ -52,10 +55,10 @@ class Proxied:
     def _read(self, scope: Scope) -> None:
         state = scope.setdefault("state", {})
         prefix = self._root_path
-        if scope.get("client") and scope["client"][0] in self._proxies.trusted_hosts:
-            said = {name: value for name, value in scope["headers"] if name.startswith(b"x-forwarded-")}
-            if (host := said.get(b"x-forwarded-host")) is not None:
-                state["forwarded_host"] = host.partition(b",")[0].strip()
+        said = {name: value for name, value in scope["headers"] if name in _SAID}
+        if said and scope.get("client") and scope["client"][0] in self._proxies.trusted_hosts:
+            for host in forwarded_hosts(said.items()):
+                state["forwarded_host"] = host
             prefix = _forwarded(said.get(b"x-forwarded-prefix")) or prefix
         state["prefix"] = prefix
         path = scope["path"] or "/"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from service.errors import Forbidden, Unauthorized
 from service.keys import ADMIN, PREDICT, Key, KeyFormatError, one_each, parse_keys
-from service.origins import Origins
+from service.origins import Origins, forwarded_hosts
 from service.settings import Settings
 from service.wire import Header
 
@@ -121,10 +121,14 @@ class Guard:
 
     def lets_in(self, method: str, path: str, headers: Iterable[Header]) -> bool:
         """Whether `check` has nothing against a request, and its answer needs no headers for a page elsewhere."""
+        if not self.closed and self.origins.is_plain(headers):
+            return True
         if self.origins.allowed_origin(path, headers) is not None:
             return False
         try:
             self.check(method, path, headers)
+            if not self.closed:  # whether the proxy is trusted is not known here: its name must be right in any case
+                self.origins.check(method, path, [(b"host", host) for host in forwarded_hosts(headers)])
         except (Unauthorized, Forbidden):
             return False
         return True

@@ -45,6 +45,7 @@ def sent(server, path, *lines, method="POST", body=SEVEN):
         (["Host: 127.0.0.1", "Origin: http://evil.example"], "origin_not_allowed"),
         (["Host: 127.0.0.1", "Origin: null"], "origin_not_allowed"),
         (["Origin: null", "Host: 127.0.0.1", "X-Forwarded-Host: evil.example"], "host_not_allowed"),
+        (["Host: 127.0.0.1", "X-Forwarded-Host: evil.example"], "host_not_allowed"),
     ],
 )  # fmt: skip
 def test_strangers_are_refused_on_every_way(service, path, lines, code):
@@ -117,6 +118,15 @@ def test_a_head_seen_before_opens_nothing_to_another_page(opened):
         assert f"access-control-allow-origin: {PAGE}" in head
         assert sent(opened, "/predict/digit", "Host: models.example.com", "Origin: http://evil.example")[0] == 403
         assert sent(opened, "/predict/digit", "Host: other.example.com")[0] == 403
+
+
+def test_a_trusted_proxy_says_which_name_was_asked_for(opened):
+    """This machine's proxies are trusted: a page under that name is the service's own, on every way."""
+    named = ["Host: 127.0.0.1:8000", "X-Forwarded-Host: models.example.com, 10.0.0.1"]
+    for path in ("/predict/digit", "/predict/digit?", "/predict/digit/"):
+        assert sent(opened, path, *named)[0] == 200
+        assert sent(opened, path, *named, "Origin: https://models.example.com")[0] == 200
+        assert sent(opened, path, *named, "Origin: http://evil.example")[0] == 403
 
 
 def test_a_preflight_needs_no_key(tmp_path):
