@@ -109,8 +109,8 @@ class Origins:
         threading.Thread(target=learn, name="own-name", daemon=True).start()
 
     def is_plain(self, headers: Iterable[Header]) -> bool:
-        """Whether a request is of the common kind that `check` lets pass: known hosts seen before, no page, no proxy."""
-        for name, value in headers:
+        """Whether a request is of the common kind that `check` lets pass: hosts seen before, no page, no proxy."""
+        for name, value in headers:  # noqa: SIM110 (twice as fast as a generator)
             if name in _TELLING and (name != b"host" or value not in self._known):
                 return False
         return True
