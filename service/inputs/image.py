@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidInput, UnreadableBody
-from service.inputs import centre, decoder, ink, png
+from service.inputs import centre, decoder, ink, png, several
 
 IMAGE_TYPES: frozenset[str] = frozenset(
     {"image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "image/tiff"}
@@ -79,7 +79,7 @@ def read_picture(sent: Pixels) -> Reading:
     drawing = ink.find(pixels)
     if drawing is None:
         raise _blank()
-    return Reading(centre.fit(drawing))
+    return Reading(centre.fit(drawing.ink), several.probability(drawing.marks))
 
 
 def in_mnist_form(pictures: Sequence[bytes | Pixels]) -> list[Pixels | None]:
@@ -122,7 +122,7 @@ def from_pixels(value: object, *, loc: Place = ("body", "pixels")) -> Pixels:
     `invalid_scale` for numbers of a smaller scale; `blank_image` if all are equal.
     """
     pixels = value.astype(np.uint8) if _are_pixels(value, 2) else _pixels(_as_list(value), loc)
-    _check_levels(pixels[np.newaxis], [loc])
+    _check_levels(int(pixels.max()), int(pixels.min()), loc)
     return pixels
 
 
@@ -135,21 +135,18 @@ def from_pixels_batch(value: object, *, loc: Place = ("body", "pixels")) -> Pixe
         if not isinstance(listed, list) or not listed:
             raise _not_pixels([(loc, "must be a list of at least one picture of 28 rows of 28 integers")])
         found = np.stack([_pixels(each, (*loc, index)) for index, each in enumerate(listed)])
-    _check_levels(found, [(*loc, index) for index in range(len(found))])
+    flat = found.reshape(len(found), -1)
+    for index, (most, least) in enumerate(zip(flat.max(axis=1).tolist(), flat.min(axis=1).tolist(), strict=True)):
+        _check_levels(most, least, (*loc, index))
     return found
 
 
-def _check_levels(found: Pixels, places: Sequence[Place]) -> None:
-    """Refuse grids [n, 28, 28] of one level or of a small scale."""
-    flat = found.reshape(len(found), -1)
-    largest = flat.max(axis=1)
-    if int(largest.min()) > _SCALES[-1] and bool((flat.min(axis=1) < largest).all()):
-        return
-    for most, least, loc in zip(largest.tolist(), flat.min(axis=1).tolist(), places, strict=True):
-        if most == least:
-            raise _blank(loc)
-        if most <= _SCALES[-1]:
-            raise _small_scale(most, loc)
+def _check_levels(most: int, least: int, loc: Place) -> None:
+    """Refuse a grid of one level or of a small scale."""
+    if most == least:
+        raise _blank(loc)
+    if most <= _SCALES[-1]:
+        raise _small_scale(most, loc)
 
 
 def _are_pixels(value: object, axes: int) -> TypeGuard[NDArray[np.uint64]]:

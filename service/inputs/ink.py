@@ -6,7 +6,7 @@ polarity, even light, and a threshold that keeps soft edges. Which marks are the
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -24,8 +24,15 @@ _LEAST_GRAINS = 6.0
 _COARSE, _FINE = 19, 48
 
 
-def find(picture: NDArray[np.uint8]) -> Plane | None:
-    """Picture [h, w] or [h, w, 3] to its ink [h, w], 0..1, without dirt and lines; None where nothing stands out."""
+class Drawing(NamedTuple):
+    """The ink of one digit, float32 [h, w], 0..1, and the marks among which it was chosen."""
+
+    ink: Plane
+    marks: marks.Marks
+
+
+def find(picture: NDArray[np.uint8]) -> Drawing | None:
+    """Picture [h, w] or [h, w, 3] to its ink without dirt and lines; None where nothing stands out."""
     if picture.min() == picture.max():
         return None
     plane = _even(_bright_ink(_sheet_only(_one_plane(picture))))
@@ -43,16 +50,16 @@ def find(picture: NDArray[np.uint8]) -> Plane | None:
     # The few darkest tell the pen from fainter lines, however many; their median is safe from a lone bright spot.
     level = float(np.percentile(standing_out, 99))
     level = float(np.median(standing_out[standing_out >= 0.7 * level]))
-    strokes = marks.digit(plane, max((0.3 if tiny else 0.45) * level, 4 * grain))
+    strokes, found = marks.digit(plane, max((0.3 if tiny else 0.45) * level, 4 * grain))
     if not tiny and strokes.any() and float(np.median(plane[strokes])) < 0.62 * level:
         # Most of it is fainter than the pen: the paper's ruling clings to the digit.
-        strokes = marks.digit(plane, max(0.7 * level, 4 * grain))
+        strokes, found = marks.digit(plane, max(0.7 * level, 4 * grain))
     if not strokes.any():
         return None
     soft = np.clip((plane - 0.2 * level) / (0.7 * level), 0, 1)
     # One pixel around the strokes holds their soft edge; beyond it there are only lines and grain.
     near = cv2.dilate(strokes.view(np.uint8), np.ones((3, 3), np.uint8))
-    return cast("Plane", soft * near)
+    return Drawing(soft * near, found)
 
 
 def _one_plane(picture: NDArray[np.uint8]) -> Plane:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -11,22 +11,41 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 Boxes = NDArray[np.int32]
 
-_LEFT, _TOP, _WIDTH, _HEIGHT, _AREA = range(5)
+LEFT, TOP, WIDTH, HEIGHT, AREA = range(5)
 # A ruled line may climb this much (5 degrees), is no thicker than this share of its length, and inked over this share.
 _SLOPE, _RULED, _INKED = 0.09, 0.03, 0.85
 
 
-def digit(plane: NDArray[np.float32], threshold: float) -> Mask:
-    """The pixels [h, w] of one digit among all above the threshold; a digit in several pieces keeps its pieces."""
+class Marks(NamedTuple):
+    """The pieces of ink in a picture, without frames and ruled lines; one entry for each but `main`.
+
+    `boxes` int32 [n, 5] are left, top, width, height and area; `ink` float64 [n] is their area times darkness; `kept`
+    says which are taken for the digit.
+    """
+
+    boxes: Boxes
+    ink: NDArray[np.float64]
+    kept: NDArray[np.bool_]
+    main: int
+    height: int
+    width: int
+
+
+def digit(plane: NDArray[np.float32], threshold: float) -> tuple[Mask, Marks]:
+    """The pixels [h, w] of one digit among all above the threshold, and all the marks there were.
+
+    A digit in several pieces keeps its pieces.
+    """
     strokes = _without_edge_frame(plane > threshold)
     strokes = _without_ruling(strokes.T).T
     strokes = _without_frame(_without_ruling(strokes))
     labels, boxes = _pieces(strokes)
+    height, width = strokes.shape
     if len(boxes) < 2:
-        return strokes
-    weights = np.bincount(labels[strokes], plane[strokes], len(boxes) + 1)[1:]
-    keep = _belongs(labels, boxes, weights / boxes[:, _AREA])
-    return np.concatenate([[False], keep])[labels]
+        return strokes, Marks(boxes, np.ones(len(boxes)), np.ones(len(boxes), bool), 0, height, width)
+    weights: NDArray[np.float64] = np.bincount(labels[strokes], plane[strokes], len(boxes) + 1)[1:].astype(np.float64)
+    keep, main = _belongs(labels, boxes, weights / boxes[:, AREA])
+    return np.concatenate([[False], keep])[labels], Marks(boxes, weights, keep, main, height, width)
 
 
 def _pieces(strokes: Mask) -> tuple[NDArray[np.int32], Boxes]:
@@ -36,8 +55,11 @@ def _pieces(strokes: Mask) -> tuple[NDArray[np.int32], Boxes]:
     return labels.astype(np.int32, copy=False), boxes[1:].astype(np.int32, copy=False)
 
 
-def _belongs(labels: NDArray[np.int32], boxes: Boxes, darkness: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which pieces are the digit: the largest, large ones beside it, small ones close to it, all of like darkness."""
+def _belongs(labels: NDArray[np.int32], boxes: Boxes, darkness: NDArray[np.float64]) -> tuple[NDArray[np.bool_], int]:
+    """Which pieces are the digit: the largest, large ones beside it, small ones close to it, all of like darkness.
+
+    And which one is the largest.
+    """
     height, width = labels.shape
     left, top, wide, high, area = boxes.T.astype(np.float64)
     centred = 1 - np.hypot((left + wide / 2) / width - 0.5, (top + high / 2) / height - 0.5)
@@ -53,21 +75,21 @@ def _belongs(labels: NDArray[np.int32], boxes: Boxes, darkness: NDArray[np.float
     keep &= darkness > 0.67 * darkness[main]
     keep &= ~_hanging_in(labels, boxes, main)
     keep[main] = True
-    return cast("Mask", keep)
+    return cast("Mask", keep), main
 
 
 def _hanging_in(labels: NDArray[np.int32], boxes: Boxes, main: int) -> NDArray[np.bool_]:
     """Which pieces are a neighbour cut off by the picture's left or right side, from which the digit keeps away."""
     height, width = labels.shape
-    left, wide = boxes[:, _LEFT], boxes[:, _WIDTH]
+    left, wide = boxes[:, LEFT], boxes[:, WIDTH]
     cut = np.zeros(len(boxes), bool)
     if min(height, width) < 32:
         return cut
     for side, near in ((0, left == 0), (-1, left + wide == width)):
         if not near[main]:
             along = np.bincount(labels[:, side], minlength=len(boxes) + 1)[1:]
-            cut |= near & (along >= 0.35 * boxes[:, _HEIGHT]) & (wide <= 0.15 * width)
-    return cast("Mask", cut & (boxes[:, _AREA] < 0.35 * boxes[main, _AREA]))
+            cut |= near & (along >= 0.35 * boxes[:, HEIGHT]) & (wide <= 0.15 * width)
+    return cast("Mask", cut & (boxes[:, AREA] < 0.35 * boxes[main, AREA]))
 
 
 def _without_edge_frame(strokes: Mask) -> Mask:
@@ -94,8 +116,8 @@ def _inked_rows(strokes: Mask) -> int:
 def _without_frame(strokes: Mask) -> Mask:
     """A frame drawn around the digit, touching it or not; left alone if what is inside reaches from side to side."""
     labels, boxes = _pieces(strokes)
-    for index in np.flatnonzero(boxes[:, _WIDTH] * boxes[:, _HEIGHT] > 0.3 * strokes.size):
-        left, top, width, height = (int(n) for n in boxes[index, :_AREA])
+    for index in np.flatnonzero(boxes[:, WIDTH] * boxes[:, HEIGHT] > 0.3 * strokes.size):
+        left, top, width, height = (int(n) for n in boxes[index, :AREA])
         if min(width, height) < 24:
             continue
         box = np.s_[top : top + height, left : left + width]

@@ -13,6 +13,8 @@ from service.inputs.png import SIGNATURE
 
 _MOST_STEPS = 128
 """Chunks, segments or tags that are looked at; a file with more before its size is taken for as large as may be."""
+_MOST_BYTES = 8_192
+"""Of a GIF's texts before its first frame: the same."""
 _MOST_PASSES = 100
 """Scans of one JPEG: common encoders write 10, and each costs another look at every pixel."""
 _ON_LOOP_BYTES, _ON_LOOP_PIXELS = 2_048, 4_096
@@ -106,7 +108,7 @@ def _gif(data: bytes) -> Claim:
             at += 2
             while at < len(data) and data[at]:
                 at += 1 + data[at]
-                if at > 65_536:
+                if at > _MOST_BYTES:
                     return Claim(None)
         at += 1
     return Claim(None)

@@ -17,7 +17,7 @@ from service.engine import Array
 from service.errors import InvalidInput, Location, ServiceError, UnreadableBody, attempt
 from service.exchange import Body, Decoded, Ready, Request, body_of
 from service.explain.digit import explain
-from service.inputs import forms, image, numbers, size
+from service.inputs import forms, image, numbers, several, size
 from service.inputs.fields import (
     Asked,
     asked_in_query,
@@ -33,7 +33,7 @@ from service.inputs.fields import (
 )
 from service.inputs.image import Reading
 from service.routes.endpoint import ON_LOOP_BYTES, Endpoint
-from service.warnings import Findings
+from service.warnings import NOTHING, Findings
 from service.wire import header, media_type, parse_json
 
 _MISSPELT = frozenset({"image/jpg", "image/tif", "image/x-png", "image/x-ms-bmp"})
@@ -281,7 +281,10 @@ def _file(item: Any, index: int) -> bytes:
 
 def _rows_of(read: Sequence[Reading]) -> _Rows:
     """Pictures as rows of one request."""
-    return _Rows(np.stack([each.pixels for each in read]))
+    pixels = np.stack([each.pixels for each in read])
+    if not any(each.no_digit for each in read):
+        return _Rows(pixels)
+    return _Rows(pixels, [several.findings(each.no_digit) if each.no_digit else NOTHING for each in read])
 
 
 def _stacked(pictures: Sequence[Array | None]) -> _Rows | None:
