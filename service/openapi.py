@@ -144,19 +144,11 @@ def _components() -> dict[str, Any]:
 
 
 def _predict_paths() -> dict[str, Any]:
-    png = (EXAMPLES / "seven.png").read_bytes()
-    encoded = base64.b64encode(png).decode()
-    pixels = image.from_bytes(png).tolist()
     text = json.loads((EXAMPLES / "headline.json").read_text("utf-8"))
     week = json.loads((EXAMPLES / "week.json").read_text("utf-8"))
     day = {**week, "values": week["values"][:24], "explain": True}
     told = _answers()
     gap = {**week, "values": [*week["values"][:-1], [*week["values"][-1][:-1], None]]}
-    pictures = {kind: _binary() for kind in sorted(image.IMAGE_TYPES)}
-    digit_json = _json(["ImageJson", "PixelsJson"], {"base64": {"image": encoded}, "pixels": {"pixels": pixels}})
-    batch_json = _json(
-        ["ImagesJson", "PixelBatchJson"], {"base64": {"images": [encoded] * 2}, "pixels": {"pixels": [pixels]}}
-    )
     sequence_json = _json(
         ["TextInput", "SeriesInput"],
         {
@@ -170,6 +162,34 @@ def _predict_paths() -> dict[str, Any]:
     )
     mixed = _json(["SequenceInputs"], {"mixed": {"inputs": [{**text, "explain": True}, week]}})
     sequences = ("text", "text_explained", "text_warned", "series", "series_explained", "series_with_a_gap")
+    return {
+        **_digit_paths(told),
+        "/predict/sequence": _operation(
+            "Classify a text, or forecast a series",
+            "`text` goes to the topic model; `values` with `start` goes to the forecast model. `explain: true` "
+            "in the body adds the weight of every word, or of every step and column. `null` is a missing reading; "
+            "readings far outside the training range are refused unless `accept_implausible: true`.",
+            {"application/json": sequence_json},
+            _json(["TopicPrediction", "ForecastPrediction"], {name: told[name] for name in sequences}),
+        ),
+        "/predict/sequence/batch": _operation(
+            "Many texts and series",
+            f"Kinds may be mixed; answers come in order. At most {MAX_EXPLAINED} items may say `explain: true`.",
+            {"application/json": mixed},
+            _json(["SequencePredictions"], {"mixed": {"predictions": [told["text_explained"], told["series"]]}}),
+        ),
+    }
+
+
+def _digit_paths(told: dict[str, Any]) -> dict[str, Any]:
+    png = (EXAMPLES / "seven.png").read_bytes()
+    encoded = base64.b64encode(png).decode()
+    pixels = image.from_bytes(png).tolist()
+    pictures = {kind: _binary() for kind in sorted(image.IMAGE_TYPES)}
+    digit_json = _json(["ImageJson", "PixelsJson"], {"base64": {"image": encoded}, "pixels": {"pixels": pixels}})
+    batch_json = _json(
+        ["ImagesJson", "PixelBatchJson"], {"base64": {"images": [encoded] * 2}, "pixels": {"pixels": [pixels]}}
+    )
     row = {key: value for key, value in told["digit"].items() if key != "model"}
     return {
         "/predict/digit": _operation(
@@ -190,20 +210,6 @@ def _predict_paths() -> dict[str, Any]:
             {"application/json": batch_json, "multipart/form-data": _form(many=True)},
             _json(["DigitPredictions"], {"two": {"predictions": [row, row], "model": told["digit"]["model"]}}),
             _MODEL_QUERY,
-        ),
-        "/predict/sequence": _operation(
-            "Classify a text, or forecast a series",
-            "`text` goes to the topic model; `values` with `start` goes to the forecast model. `explain: true` "
-            "in the body adds the weight of every word, or of every step and column. `null` is a missing reading; "
-            "readings far outside the training range are refused unless `accept_implausible: true`.",
-            {"application/json": sequence_json},
-            _json(["TopicPrediction", "ForecastPrediction"], {name: told[name] for name in sequences}),
-        ),
-        "/predict/sequence/batch": _operation(
-            "Many texts and series",
-            f"Kinds may be mixed; answers come in order. At most {MAX_EXPLAINED} items may say `explain: true`.",
-            {"application/json": mixed},
-            _json(["SequencePredictions"], {"mixed": {"predictions": [told["text_explained"], told["series"]]}}),
         ),
     }
 
