@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.5
 _SPARE_FILES = 256
 """File descriptors kept for models, databases and whatever else is not a connection."""
+RPC_SHARE = 0.25
+"""The part of all connections that gRPC may have where it is spoken; HTTP has the rest."""
 
 
 class Caller(Protocol):
@@ -77,9 +79,9 @@ class Doorkeeper:
                 caller.close_idle()
 
 
-def most_connections() -> int:
-    """How many connections one process keeps."""
-    return max(64, _open_files() - _SPARE_FILES)
+def most_connections(share: float = 1.0) -> int:
+    """How many connections one process keeps, of one kind if `share` is less than all."""
+    return max(64, int(share * (_open_files() - _SPARE_FILES)))
 
 
 def raise_file_limit() -> None:

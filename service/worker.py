@@ -24,7 +24,7 @@ from service import logs
 from service.acceptor import Acceptor, Counts
 from service.app import create_app
 from service.direct import DirectProtocol
-from service.doorkeeper import LOOK_S, Doorkeeper, most_connections
+from service.doorkeeper import LOOK_S, RPC_SHARE, Doorkeeper, most_connections
 from service.drain import SETTLE_S
 from service.exchange import Desk, Head
 from service.heartbeat import Beats, Pulse
@@ -143,9 +143,8 @@ class _Server(uvicorn.Server):
         gc.collect()
         gc.freeze()  # what start-up made stays; collections then look at requests only
         self.servers.append(self._acceptor())
-        keeper = Doorkeeper(
-            self.server_state.connections, self._settings.read_timeout_s, keep_alive_s=self._settings.keep_alive_s
-        )
+        times = self._settings.read_timeout_s, self._settings.keep_alive_s
+        keeper = Doorkeeper(self.server_state.connections, times[0], self._most(), keep_alive_s=times[1])
         self.config.app.state.background.every("doorkeeper", LOOK_S, keeper.look)  # type: ignore[union-attr]
         self._reports.send_bytes(json.dumps(_report(self.config)).encode())
 
@@ -158,6 +157,9 @@ class _Server(uvicorn.Server):
         # what has ended may hold up an orderly end
         asyncio.get_running_loop().call_later(self._settings.drain_s + self._settings.shutdown_grace_s, os._exit, 1)
         signal.raise_signal(signal.SIGTERM)
+
+    def _most(self) -> int:
+        return most_connections(1 if self._settings.grpc_port is None else 1 - RPC_SHARE)
 
     async def _rpc_server(self) -> Any:
         """The gRPC server beside; uvicorn closes it as well."""
@@ -177,9 +179,7 @@ class _Server(uvicorn.Server):
         def make_protocol() -> asyncio.Protocol:
             return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
-        acceptor = Acceptor(
-            self._listener, self._place.connections, self._place.index, make_protocol, most_connections()
-        )
+        acceptor = Acceptor(self._listener, self._place.connections, self._place.index, make_protocol, self._most())
         app: Any = self.config.app
 
         class protocol(DirectProtocol):  # noqa: N801

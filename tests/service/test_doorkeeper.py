@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from time import monotonic
 
-from service.doorkeeper import Doorkeeper
+from service.doorkeeper import RPC_SHARE, Doorkeeper, most_connections
 
 
 @dataclass(eq=False)
@@ -69,3 +69,9 @@ def test_who_takes_nothing_of_an_answer_is_dropped():
     stuck = Visitor(1, is_receiving=False, takes_nothing=True)
     Doorkeeper([stuck], 30).look()
     assert stuck.closed == "aborted"
+
+
+def test_both_kinds_of_connections_share_what_there_is(monkeypatch):
+    """A flood of one kind leaves files for the other, and for models."""
+    monkeypatch.setattr("service.doorkeeper._open_files", lambda: 2256)
+    assert (most_connections(RPC_SHARE), most_connections(1 - RPC_SHARE), most_connections()) == (500, 1500, 2000)

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -141,6 +142,25 @@ def test_a_connection_without_calls_is_let_go_and_comes_back(slow, digits):
         assert mine
         wait_until(lambda: not mine & connected(), 10)
         assert len(arrays(idle.infer(request(DIGIT, digits))[0])["probabilities"]) == 3
+
+
+def test_a_stream_on_which_nothing_is_asked_ends(tmp_path, digits):
+    """After its last answer it waits as long as a connection of HTTP, and says what to do."""
+    with Server(tmp_path, grpc_port=0, workers=1, keep_alive_s=1) as server, Client(server) as client:
+        stop = threading.Event()
+
+        def asked():
+            yield request(DIGIT, digits)
+            stop.wait(20)
+
+        stream = client.stream(asked())
+        assert not next(stream).error_message
+        began = time.perf_counter()
+        with pytest.raises(grpc.RpcError, match="No request came within 1 s") as ended:
+            next(stream)
+        stop.set()
+        assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert 0.5 < time.perf_counter() - began < 3
 
 
 def test_at_its_end_a_service_answers_what_it_has_and_ends_its_streams(tmp_path, digits):

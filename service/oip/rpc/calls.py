@@ -81,6 +81,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._views = views.all()
         self._kinds = kinds()
         self._read_timeout_s = settings.read_timeout_s
+        self._keep_alive_s = settings.keep_alive_s
         self._most_bytes = settings.max_body_bytes
         self._reading: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -148,7 +149,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         reading = asyncio.create_task(self._read_on(call, answers, begun), name="rpc-stream")
         self._reading.add(reading)
         try:
-            while (task := await answers.get()) is not None:
+            while (task := await self._next(answers)) is not None:
                 await call.context.write(await task)
             if self._closed:
                 raise Unavailable("The service is shutting down; go on at another replica.")
@@ -156,6 +157,15 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._reading.discard(reading)
             for each in (reading, *begun):
                 each.cancel()
+
+    async def _next(self, answers: asyncio.Queue[asyncio.Task[bytes] | None]) -> asyncio.Task[bytes] | None:
+        """The next answer to come; a stream on which nothing is asked waits no longer than a connection of HTTP."""
+        try:
+            async with asyncio.timeout(self._keep_alive_s):
+                return await answers.get()
+        except TimeoutError:
+            detail = f"No request came within {self._keep_alive_s:g} s; open another stream for the next one."
+            raise RequestTimeout(detail) from None
 
     async def _read_on(
         self, call: Call, answers: asyncio.Queue[asyncio.Task[bytes] | None], begun: set[asyncio.Task[bytes]]

@@ -8,6 +8,7 @@ import sys
 import grpc
 
 from service.decoding import DecodeQueue
+from service.doorkeeper import RPC_SHARE, most_connections
 from service.oip.rpc.calls import Calls, Door
 from service.oip.rpc.inference import Inference
 from service.oip.rpc.views import Views
@@ -62,6 +63,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.per_message_decompression", 0),  # it knows no bound; see Calls
         ("grpc.max_concurrent_streams", _MOST_CALLS),
         ("grpc.server_handshake_timeout_ms", idle_ms),
+        ("grpc.max_allowed_incoming_connections", most_connections(RPC_SHARE)),
         ("grpc.max_connection_idle_ms", idle_ms),  # clients connect again by themselves
         ("grpc.keepalive_time_ms", _PING_MS),
         ("grpc.keepalive_timeout_ms", _PONG_MS),
