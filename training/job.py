@@ -36,7 +36,7 @@ from models.manifest import now
 from models.store import Store, StoreError, StoreHeldError
 from training.attempt import Attempt, Place, command_of, name_of, place, place_of
 from training.gate import GateError
-from training.memory import Batch
+from training.memory import Batch, give_back
 from training.publish import CandidateError, publish
 from training.retention import KEEP_ALL, Retention, prune_versions
 from training.tracking import conclude
@@ -143,6 +143,7 @@ class JobRun:
                 prune_versions(Store(self.settings.store), model.name, self.settings.retention.versions)
             except StoreError as exc:
                 log.warning("job %s: %s", self.id, exc)
+        give_back()
 
     def pause(self) -> None:
         """Stop at the next step's end, which the child may reach yet; `parked` is true then. From any thread."""

@@ -6,9 +6,11 @@ A killed process says nothing, and SIGKILL alone is no proof: the kernel's own c
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _SAYS_SO = re.compile(
@@ -16,6 +18,7 @@ _SAYS_SO = re.compile(
     re.IGNORECASE,
 )
 _CGROUPS = Path("/sys/fs/cgroup")
+_M_ARENA_MAX = -8  # <malloc.h>
 
 
 class Batch:
@@ -43,6 +46,23 @@ class Batch:
             return False
         self._file.write_text(str(self.full // 2), "ascii")
         return True
+
+
+def share_arenas() -> None:
+    """Have the threads of this process share two heaps: the engine's many threads would each keep one of its own."""
+    if (mallopt := _of_libc("mallopt")) is not None:
+        mallopt(_M_ARENA_MAX, 2)
+
+
+def give_back() -> None:
+    """Give the system back what this process's heaps hold free."""
+    if (trim := _of_libc("malloc_trim")) is not None:
+        trim(0)
+
+
+def _of_libc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None on other systems."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def is_out_of_memory(exc: BaseException) -> bool:

@@ -31,6 +31,7 @@ from training.attempt import train_threads
 from training.job import FIT, JobSettings
 from training.jobqueue import JobQueue, prepare
 from training.ledger import first_line
+from training.memory import share_arenas
 from training.pending import Pending
 from training.retention import Housekeeper, Retention
 from training.tracking import TrackingError, require
@@ -127,6 +128,7 @@ def serve(settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     _share_threads(settings.concurrency)
+    share_arenas()
     queue = JobQueue(settings.database_url, settings.executor_id, settings.jobs, settings.concurrency)
     if settings.beat_fd is not None:
         beat_to_parent(queue, settings.beat_fd)

@@ -2,12 +2,14 @@
 
 import asyncio
 import signal
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+from tests.server import ROOT
 from training.attempt import Attempt
 from training.memory import Batch, is_out_of_memory, oom_kills, says_out_of_memory
 
@@ -92,3 +94,29 @@ def test_words_that_are_no_want_of_memory():
     """A loss that is no number and a cancelled step are other things."""
     for words in ("the training diverged in epoch 4", "exit code 1", "Segmentation fault"):
         assert not says_out_of_memory(words)
+
+
+HEAPS = """
+import threading
+from training.memory import give_back, share_arenas
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+share_arenas()
+before = resident()
+held = [[bytes(5000) for _ in range(200)] for _ in range(100)]
+pins = [each[-1] for each in held]  # what stays keeps the heap from shrinking at its end
+grown = resident()
+del held
+give_back()
+after = resident()
+assert grown - before > 80_000_000, (before, grown)
+assert after - before < 20_000_000, (before, after)
+"""
+
+
+def test_free_memory_goes_back_to_the_system_though_something_is_held_above_it():
+    """What a job needed is not kept by the worker for ever."""
+    done = subprocess.run([sys.executable, "-c", HEAPS], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
