@@ -41,13 +41,13 @@ class Rows:
         return self.token_ids[:, :width].masked_fill(places >= self.headlines.unsqueeze(1), 0)
 
 
-def compose(tokenizer: Tokenizer, rows: Rows, count: int, seed: int) -> Tensor:
+def compose(tokenizer: Tokenizer, rows: Rows, count: int, seed: int, held: bool | None = None) -> Tensor:
     """Texts that are not news as ids int64 [count, length]; those without a token are left out.
 
-    They are no longer than the longest row, and ask about fragments of the rows' headlines.
+    They are no longer than the longest row, and ask about fragments of the rows' headlines. `held` is the composer's.
     """
     known = [word for word in tokenizer.get_vocab() if word.isalpha() and len(word) > 2]
-    composer = Composer(News(_spelt(tokenizer, rows.titles()), sorted(known) or ["news"]), seed)
+    composer = Composer(News(_spelt(tokenizer, rows.titles()), sorted(known) or ["news"]), seed, held)
     texts = [text for _, text in composer.mixture(count)]
     found = [row.ids[: rows.token_ids.shape[1]] for row in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     return padded([ids for ids in found if ids])
@@ -90,7 +90,7 @@ def learn(tokenizer: Tokenizer, vocabulary: int, news: Rows) -> OutlierReader:
 
     torch's global generator begins at 0 here and is put back afterwards.
     """
-    others = compose(tokenizer, news, min(TEXTS, len(news.token_ids)), _TRAIN_SEED)
+    others = compose(tokenizer, news, min(TEXTS, len(news.token_ids)), _TRAIN_SEED, held=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
@@ -138,8 +138,11 @@ def _exchanged(ids: Tensor, vocabulary: int, generator: torch.Generator) -> Tens
 
 
 def judge(reader: nn.Module, tokenizer: Tokenizer, news: Rows) -> tuple[Tensor, Tensor]:
-    """Outlier logits of news that the reader has not seen, whole and as headlines alone, and of other texts."""
-    others = compose(tokenizer, news, 2 * len(news.token_ids), _JUDGE_SEED)
+    """Outlier logits of news that the reader has not seen, whole and as headlines alone, and of other texts.
+
+    These come from templates and words that the training left out: by the others the reader would look too good.
+    """
+    others = compose(tokenizer, news, 2 * len(news.token_ids), _JUDGE_SEED, held=True)
     return torch.cat([logits(reader, news.token_ids), logits(reader, news.titles())]), logits(reader, others)
 
 

@@ -92,7 +92,11 @@ def test_no_row_of_an_earlier_batch_shows_in_a_later_one(series, batches):
 )
 def test_packing_over_an_older_batch_equals_packing_anew(lengths, spare, rubbish):
     """Every byte of the place is written: rows, zeros behind short rows, the last row again in the places left."""
-    spec = next(each for each in Store(ZOO).manifest("topic-rnn", 1).inputs if each.name == "token_ids")
+    spec = next(
+        each
+        for each in Store(ZOO).manifest("topic-rnn", Store(ZOO).live("topic-rnn") or 0).inputs
+        if each.name == "token_ids"
+    )
     arrays = [np.arange(1, length + 1)[np.newaxis] + place for place, length in enumerate(lengths)]
     place = np.full((len(arrays) + spare, 12), rubbish)
     pack_into(place, spec, arrays)
@@ -102,7 +106,7 @@ def test_packing_over_an_older_batch_equals_packing_anew(lengths, spare, rubbish
 
 def test_the_place_is_not_written_over_by_what_does_not_fit():
     """Another type would be taken by ONNX Runtime as bytes, a row too many would be lost: both are errors."""
-    spec = Store(ZOO).manifest("topic-rnn", 1).inputs[0]
+    spec = Store(ZOO).manifest("topic-rnn", Store(ZOO).live("topic-rnn") or 0).inputs[0]
     place = np.zeros((2, 8), np.int64)
     with pytest.raises(TypeError, match="Cannot cast"):
         pack_into(place, spec, [np.ones((1, 8), np.float32)])

@@ -47,6 +47,20 @@ def test_every_template_can_be_filled() -> None:
             assert "{" not in filled
 
 
+def test_what_is_held_out_is_not_trained_on() -> None:
+    """Held-out entries and the others part each list between them, and no greeting is drawn from both."""
+    held, others = Composer(NEWS, 6, held=True), Composer(NEWS, 6, held=False)
+    for name, entries in sections("everyday.txt").items():
+        assert sorted(held.lists[name] + others.lists[name]) == sorted(entries)
+        assert held.lists[name]
+    names = set(sections("everyday.txt")["name"])
+    drawn = [
+        {text for _ in range(200) if not names & set((text := one.draw("greeting")).split())} for one in (held, others)
+    ]
+    assert drawn[0]
+    assert not drawn[0] & drawn[1]
+
+
 def test_questions_ask_about_the_news() -> None:
     """Words of headlines stand in many questions: the subject of a question must not tell it."""
     composer = Composer(NEWS, 7)

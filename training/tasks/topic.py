@@ -39,8 +39,9 @@ _SMOOTHING = 0.05
 _SORTED_BATCHES = 32
 """Training sorts so many batches' worth of shuffled rows by length, which spares most of the padding."""
 
-_WARNED_SHARE, _UNKNOWN_SHARE = 0.01, 0.5
-"""Share of the validation rows, whole and as headlines, that the warning may reach; most of a text's tokens."""
+_PRIOR, _WARNED_SHARE, _UNKNOWN_SHARE = 0.25, 0.01, 0.5
+"""Shares of texts that are expected to be no news, of validation rows (whole and as headlines) that the warning may
+reach, and of a text's tokens above which most are unknown."""
 
 _MEMBERS = 3
 
@@ -216,7 +217,7 @@ class TopicTask:
         known, unknown = text_outliers.judge(reader, tokenizer, _news(validation))
         raw, targets = self.predict(module, validation), validation.targets
         found = outliers.calibrate(
-            classify.temperature(raw, targets), known, unknown, prior=0.5, warned_share=_WARNED_SHARE
+            classify.temperature(raw, targets), known, unknown, prior=_PRIOR, warned_share=_WARNED_SHARE
         )
         network = with_half_tables(module)
         whole = text_outliers.logits(reader, validation.inputs["token_ids"])

@@ -28,6 +28,8 @@ _SCRIPTS = {
     "signs": (0x2190, 0x27BF),
 }  # fmt: skip
 _UNSPACED = ("chinese", "hiragana", "katakana", "thai", "lao", "khmer", "emoji")
+HELD = 8
+"""One entry in so many of the lists is held out of the training."""
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "1234567890")
 _SIGNS = "?!.,;:-_*#@$%&/()=+~^\"'"
 
@@ -63,10 +65,14 @@ def library() -> list[str]:
 
 
 class Composer:
-    """Draws texts of every kind; the same seed and news give the same texts."""
+    """Draws texts of every kind; the same seed and news give the same texts.
 
-    def __init__(self, news: News, seed: int) -> None:
-        self.news, self.random = news, random.Random(seed)  # noqa: S311 (texts, no secrets)
+    With `held` true or false all English and code comes from the entries that are held out, or from the others.
+    """
+
+    def __init__(self, news: News, seed: int, held: bool | None = None) -> None:
+        self.news, self.held, self.random = news, held, random.Random(seed)  # noqa: S311 (texts, no secrets)
+        self.lists, self.snippets = self._lists("everyday.txt"), self._lists("code.txt")["code"]
         self.english = Grammar(self._english_rules(), self.random)
         self.kinds: dict[str, tuple[float, Callable[[], str]]] = {
             "question": (26, lambda: self._several("question")),
@@ -100,8 +106,18 @@ class Composer:
         drawn = self.random.choices(names, [weight for weight, _ in self.kinds.values()], k=count)
         return [(kind, self.draw(kind)) for kind in drawn]
 
+    def _lists(self, file: str) -> dict[str, list[str]]:
+        """The sections of a file, or the part of each that is or is not held out."""
+        found = sections(file)
+        if self.held is None:
+            return found
+        return {
+            name: [entry for place, entry in enumerate(entries) if (place % HELD == 0) is self.held]
+            for name, entries in found.items()
+        }
+
     def _english_rules(self) -> Rules:
-        lists, choice, chance = sections("everyday.txt"), self.random.choice, self.random.random
+        lists, choice, chance = self.lists, self.random.choice, self.random.random
 
         def subject() -> str:
             draw = chance()
@@ -117,7 +133,7 @@ class Composer:
 
     def _or_word(self, name: str) -> str:
         """An entry of a list, at times any word of the news: the form of a text matters, not what it is about."""
-        return self.random.choice(sections("everyday.txt")[name] if self.random.random() < 0.75 else self.news.words)
+        return self.random.choice(self.lists[name] if self.random.random() < 0.75 else self.news.words)
 
     def _fragment(self) -> str:
         """One to five words out of a headline."""
@@ -141,7 +157,7 @@ class Composer:
         return "\n".join(lines[start : start + count])
 
     def _code(self) -> str:
-        template = self.random.choice(sections("code.txt")["code"]).replace("\\n", "\n").replace("\\t", "\t")
+        template = self.random.choice(self.snippets).replace("\\n", "\n").replace("\\t", "\t")
         text = re.sub(r"\{(id|num|str)\}", lambda slot: self._lexeme(slot[1]), template)
         lines = text.split("\n")
         if len(lines) > 2 and self.random.random() < 0.3:
