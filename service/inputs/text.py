@@ -196,8 +196,8 @@ def _unknown_words(unknown: int, known: int) -> AnswerWarning:
         return AnswerWarning("unknown_words", "The text holds no word and no number. Do not rely on this answer.")
     return AnswerWarning(
         "unknown_words",
-        f"The model does not know {unknown:,} of the text's {unknown + known:,} word tokens: it knows the language of "
-        "its training texts only. Do not rely on this answer.",
+        f"The model does not know {unknown:,} of the {unknown + known:,} word tokens that it read: it knows the "
+        "language of its training texts only. Do not rely on this answer.",
     )
 
 

@@ -212,4 +212,4 @@ def test_a_manifest_may_set_the_share_of_unknown_words() -> None:
     strict = TextEncoder(tokenizer_file(), TextSpec(max_length=256), 0.2)
     read = strict.read("oil prices Привет")
     assert [each.code for each in strict.warnings(read)] == ["unknown_words"]
-    assert "1 of the text's 3 word tokens" in strict.warnings(read)[0].detail
+    assert "1 of the 3 word tokens" in strict.warnings(read)[0].detail
