@@ -9,7 +9,7 @@ from models.store import Store
 from tests.artifacts import publish, publish_doubting
 from tests.server import Server, wait_until
 from tests.service.oip import infer, outputs
-from tests.service.test_warnings import NAME, OUTLIER, bar, counted, told, told_by_tensors
+from tests.service.warned import NAME, OUTLIER, bar, counted, told, told_by_tensors
 
 CANARY = f"/models/{NAME}/canary"
 PLAIN, DOUBTING = 1, 2
