@@ -50,6 +50,10 @@ def shown(url: str) -> str:
     return f"{scheme}://{user.partition(':')[0]}{at}{place.partition('?')[0]}"
 
 
+IDLE_BEAT_S = 30.0
+"""A worker that waits for jobs holds none that could be lost. Each count writes a page of 4 kB to a SQLite file."""
+
+
 def workers_table(url: str) -> tuple[str | None, str]:
     """Schema and name of the table in which each training worker has a row while it runs."""
     return (None, "neuroserve_workers") if is_sqlite(url) else ("neuroserve", "workers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from models.database import is_sqlite
+from models.database import IDLE_BEAT_S, is_sqlite
 from models.jobs import JobWarning
 from service.settings import Settings
 
@@ -20,8 +20,8 @@ class Attendance:
     def __init__(self, settings: Settings, trainer: str) -> None:
         self._embedded = trainer == "embedded"
         self._shares_database = not is_sqlite(settings.jobs_url)
-        # Twice the time after which the other workers give it up for dead: this is a hint, and must not be a wrong one.
-        self._silent_s = 2 * settings.trainer_silent_s
+        # An idle worker counts seldom; this is a hint, and must not be a wrong one.
+        self._silent_s = max(2 * settings.trainer_silent_s, 3 * IDLE_BEAT_S)
         self._began = time.monotonic()
         self._seen: dict[str, tuple[int, float]] = {}
 

@@ -59,6 +59,16 @@ def test_wrong_names_and_values_are_one_sentence(tmp_path, name, value, says):
         assert "secret" not in done.stderr
 
 
+def test_other_programs_of_the_training_look_for_typing_errors_too(tmp_path):
+    """A wrong name of the state folder would publish into another store."""
+    environment = {key: each for key, each in os.environ.items() if not key.startswith("NEUROSERVE_")}
+    command = [sys.executable, "-m", "training", "store", "list"]
+    environment["NEUROSERVE_STAET"] = str(tmp_path)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "training: NEUROSERVE_STAET is not a setting; did you mean NEUROSERVE_STATE?\n"
+
+
 def test_a_worker_starts_beside_a_kubernetes_service_of_its_name(tmp_path):
     """It reads other names, and they may be addresses as well."""
     environment = {key: each for key, each in os.environ.items() if not key.startswith("NEUROSERVE_")}

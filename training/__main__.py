@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from models import environment
 from models.store import Store, StoreError
 from training import compare, storekeeper
 from training.datasets.files import DataError, data_root
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from training import worker
 
         return worker.main(arguments[1:])
+    if (refusal := environment.check(os.environ).refusal) is not None:
+        print(f"training: {refusal}", file=sys.stderr)
+        return 2
     args = _parser().parse_args(arguments)
     reporter: Reporter = _listener() if getattr(args, "events", False) else ConsoleReporter()
     return _guarded(lambda: args.run(args, reporter), reporter)

@@ -17,8 +17,6 @@ from models.database import is_sqlite, workers_table
 
 SILENT_S = 20.0
 LONGEST_BEAT_S = 2.0
-IDLE_BEAT_S = 30.0
-"""A worker that waits for jobs holds none that could be lost. Each count writes a page of 4 kB to a SQLite file."""
 _FORGET_AFTER = 5
 """A worker without jobs may be idle: its row is removed after so many times the silence of one that has died."""
 _NEVER = -1  # the count of a worker that has no row

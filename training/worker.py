@@ -24,7 +24,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from models import environment
-from models.database import address, is_sqlite, shown
+from models.database import IDLE_BEAT_S, address, is_sqlite, shown
 from models.lifeline import signal_when_parent_dies
 from models.store import Store, StoreError
 from training.attempt import train_threads
@@ -35,7 +35,7 @@ from training.memory import share_arenas
 from training.pending import Pending
 from training.retention import Housekeeper, Retention
 from training.tracking import TrackingError, require
-from training.watchdog import IDLE_BEAT_S, SILENT_S, Heartbeats, Watchdog
+from training.watchdog import SILENT_S, Heartbeats, Watchdog
 
 LOCK_WAIT_S = 20.0
 _AGAIN_S = 2.0

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from models.database import IDLE_BEAT_S
 from service import attendance
 from service.attendance import Attendance
 from service.settings import Settings
@@ -31,16 +32,25 @@ def test_without_any_worker_the_way_to_start_one_is_said(clock):
 
 def test_a_worker_whose_count_stands_still_is_gone(clock):
     """One that was killed leaves its row; another that counts on is enough."""
-    watch = Attendance(Settings(trainer_silent_s=10), "external")
+    watch = Attendance(Settings(trainer_silent_s=100), "external")
     assert watch.warnings({"a": 5}) == [], "it may have counted a moment ago"
-    clock[0] += 19
+    clock[0] += 199
     assert watch.warnings({"a": 5}) == []
     clock[0] += 2
     assert codes(watch.warnings({"a": 5})) == ["no_worker"]
     assert watch.warnings({"a": 5, "b": 0}) == []
-    clock[0] += 30
+    clock[0] += 201
     assert codes(watch.warnings({"a": 5, "b": 0})) == ["no_worker"]
     assert watch.warnings({"a": 6}) == []
+
+
+def test_an_idle_worker_that_counts_seldom_is_there(clock):
+    """Its own times are not those after which a worker with a job counts as dead."""
+    watch = Attendance(Settings(trainer_silent_s=2), "external")
+    for count in range(5):
+        assert watch.warnings({"a": count}) == []
+        clock[0] += IDLE_BEAT_S + 5
+        assert watch.warnings({"a": count}) == []
 
 
 def test_the_services_own_worker_has_time_to_start(clock):
