@@ -151,6 +151,15 @@ def test_ten_answers_are_counted_ten_times(server):
     assert counted(server) == before + 20
 
 
+def test_rows_that_run_in_several_batches_keep_their_warnings(server):
+    """A request of more rows than one run takes: each row's codes at its place, over HTTP and gRPC."""
+    pictures = [bar(0.9 if row in {0, 70, 199} else 0.1) for row in range(200)]
+    expected = [[OUTLIER] if row in {0, 70, 199} else [] for row in range(200)]
+    assert tensors(server, pictures).codes == expected
+    assert rpc(server, pictures).codes == expected
+    assert batch(server, pictures).codes == expected
+
+
 def test_the_metadata_names_both_outputs(server):
     """A client that asks for nothing gets both outputs; one that asks for the outlier probability alone gets that."""
     names = {each["name"] for each in server.client.get(f"/v2/models/{NAME}").json()["outputs"]}
