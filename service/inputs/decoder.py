@@ -31,6 +31,7 @@ Pixels = NDArray[np.uint8]
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 # A digit needs far fewer pixels than a camera gives; this leaves ~100 px for one that fills a tenth of the picture.
 _LONG_SIDE = 1024
+_STRIP_PIXELS = 500_000
 _TINY = 64
 _LARGEST = 1e30
 _PNG_CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
@@ -140,11 +141,8 @@ def _to_array(image: Image.Image) -> Pixels:
     if image.mode in {"I", "F"} or image.mode.startswith("I;"):
         return _turned(_to_8_bit(np.asarray(image)), turn)
     if image.has_transparency_data:
-        premultiplied = _reduced(image.convert("RGBA").convert("RGBa"))
-        return _turned(_opaque(np.asarray(premultiplied)), turn)
-    if image.mode != "L":
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    return _turned(_grey_if_equal(np.asarray(_reduced(image))), turn)
+        return _turned(_opaque(_reduced(image, "RGBA", "RGBa")), turn)
+    return _turned(_grey_if_equal(_reduced(image, "L" if image.mode in {"1", "L"} else "RGB")), turn)
 
 
 def _target(width: int, height: int) -> tuple[int, int]:
@@ -152,9 +150,21 @@ def _target(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _reduced(image: Image.Image) -> Image.Image:
+def _reduced(image: Image.Image, *modes: str) -> Pixels:
+    """The picture converted to one mode after another, then averaged down where it is large.
+
+    A large one goes in strips: Pillow lets no other thread run while it converts or averages.
+    """
     factor = -(-max(image.size) // _LONG_SIDE)
-    return image if factor == 1 else image.reduce((min(factor, image.width), min(factor, image.height)))
+    across, down = min(factor, image.width), min(factor, image.height)
+    rows = image.height if factor == 1 else down * max(1, _STRIP_PIXELS // (image.width * down))
+    strips = []
+    for top in range(0, image.height, rows):
+        strip = image if factor == 1 else image.crop((0, top, image.width, min(top + rows, image.height)))
+        for mode in modes:
+            strip = strip if strip.mode == mode else strip.convert(mode)
+        strips.append(np.asarray(strip if factor == 1 else strip.reduce((across, min(down, strip.height)))))
+    return strips[0] if factor == 1 else np.concatenate(strips)
 
 
 def _orientation(image: Image.Image) -> int:
