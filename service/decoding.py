@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from heapq import heapify, heappop, heappush
+from time import thread_time
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 from service.bodies import Bodies
@@ -30,6 +31,9 @@ SMALL_PIXELS = 1_048_576
 """Work of at most so many pixels, or bytes, is small."""
 _SMALL_THREADS, _MOST_LARGE_THREADS = 2, 2
 _SWEEP_S = 0.05
+_LONG_S = 0.1
+"""After a call of more CPU seconds its thread rests for as long: such calls hold the interpreter's lock for much of
+their time, and one behind the other would leave the event loop little of it."""
 _PIXELS_PER_S = 10_000_000
 """A request is passed by cheaper ones that come later, for a second per so many of its pixels."""
 
@@ -96,6 +100,7 @@ class _Lane:
         self._running: set[_Job] = set()
         self._number = 0
         self._sweep_planned = False
+        self._resting = 0
         self._depth = metrics.decode_queue.labels(name) if metrics is not None else None
         self._rejected = metrics.decode_rejected.labels(name) if metrics is not None else None
 
@@ -149,25 +154,32 @@ class _Lane:
     def _start(self) -> None:
         """Give the free threads the next calls whose callers still wait."""
         loop = asyncio.get_running_loop()
-        while self._waiting and len(self._running) < self._threads:
+        while self._waiting and len(self._running) + self._resting < self._threads:
             job = heappop(self._waiting)
             if _dropped(job, self.now()):
                 continue
             self._running.add(job)
             job.admission.running += 1
-            future = loop.run_in_executor(self._executor, job.call)
+            future = loop.run_in_executor(self._executor, _timed, job.call)
             future.add_done_callback(functools.partial(self._finished, job))
 
     def _finished(self, job: _Job, future: asyncio.Future[Any]) -> None:
         self._running.discard(job)
         job.admission.running -= 1
         self.release(job.admission)
-        error = future.exception()
+        result, error, cpu_s = future.result()
         if not job.reply.done():
             if error is not None:
                 job.reply.set_exception(error)
             else:
-                job.reply.set_result(future.result())
+                job.reply.set_result(result)
+        if cpu_s > _LONG_S:
+            self._resting += 1
+            asyncio.get_running_loop().call_later(cpu_s, self._rested)
+        self._start()
+
+    def _rested(self) -> None:
+        self._resting -= 1
         self._start()
 
     def _show(self) -> None:
@@ -205,6 +217,15 @@ class DecodeQueue:
         """The result of one call of so many pixels; raises as `admit` and `Admission.run` do."""
         with self.admit(pixels, caller) as admission:
             return await admission.run(call, *args, **kwargs)
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, BaseException | None, float]:
+    """The call's result or what it raised, and the CPU seconds that it took."""
+    started = thread_time()
+    try:
+        return call(), None, thread_time() - started
+    except BaseException as error:
+        return None, error, thread_time() - started
 
 
 def _dropped(job: _Job, now: float) -> bool:

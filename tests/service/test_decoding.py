@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from service import decoding
 from service.bodies import FREE_BYTES, Bodies
 from service.caller import Caller, never_gone
 from service.decoding import SMALL_PIXELS, DecodeQueue
@@ -205,6 +206,21 @@ def test_what_a_call_raises_reaches_its_caller_alone():
             await queue.run(LARGE, Caller(never_gone, 10.0), lambda: 1 // 0)
         assert await begin(queue, held, "next", LARGE) == "next"
         assert queue.large.requests == 0
+
+    drive(scenario)
+
+
+def test_a_thread_rests_after_a_long_call(monkeypatch):
+    """Behind a call of 0.2 CPU seconds the next one of its lane waits as long, and the event loop has that time."""
+    monkeypatch.setattr(decoding, "_timed", lambda call: (call(), None, 0.2))
+
+    async def scenario(queue, clock, held):
+        held.gate.set()
+        loop = asyncio.get_running_loop()
+        await begin(queue, held, "first", LARGE)
+        rested = loop.time()
+        await begin(queue, held, "second", LARGE)
+        assert loop.time() - rested > 0.15
 
     drive(scenario)
 
