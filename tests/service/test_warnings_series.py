@@ -1,5 +1,6 @@
 """Warnings of series, and of the command: missing and implausible readings on every door."""
 
+import asyncio
 import json
 from datetime import datetime, timedelta
 
@@ -8,8 +9,8 @@ import pytest
 
 from models.store import Store
 from neuroserve import cli
+from neuroserve.client import AsyncClient, ServiceError
 from neuroserve.client import Client as HttpClient
-from neuroserve.client import ServiceError
 from tests.artifacts import publish_doubting
 from tests.server import EXAMPLES, Server
 from tests.service.oip import infer, outputs
@@ -164,6 +165,21 @@ def test_the_client_sends_gaps_as_missing(server):
         series = [(marked["values"], marked["start"])]
         (found,) = client.forecasts(series, accept_implausible=True)
         assert [each.code for each in found.warnings] == ["implausible_values"]
+
+
+def test_the_asynchronous_client_does_the_same(server):
+    """Gaps, refusals and what is accepted."""
+    marked = week([(100, OIL, -9999)])
+
+    async def scenario():
+        async with AsyncClient(server.url) as client:
+            gap = await client.forecast(**week([(100, OIL, None)]))
+            accepted = await client.forecast(**marked, accept_implausible=True)
+            several = [(marked["values"], marked["start"])] * 2
+            batch = await client.forecasts(several, accept_implausible=True)
+            return [[each.code for each in one.warnings] for one in (gap, accepted, *batch)]
+
+    assert asyncio.run(scenario()) == [["filled_values"], *[["implausible_values"]] * 3]
 
 
 # ---------------------------------------------------------------------- the command

@@ -89,3 +89,18 @@ def test_a_version_is_published_anew_with_a_reference(tmp_path, data_dir, in_pla
     if not in_place:
         assert store.manifest("digit-cnn", version).drift is None
         assert store.rollback("digit-cnn") == version
+
+
+def test_an_older_forecast_is_published_anew_with_its_training_ranges(tmp_path, data_dir, capsys):
+    """The same version then tells implausible readings, and keeps its contract."""
+    store = Store(tmp_path)
+    store.seed(SHIPPED)
+    version = store.live("forecast-lstm")
+    shipped = store.manifest("forecast-lstm", version)
+    bare = shipped.model_copy(update={"series": shipped.series.model_copy(update={"ranges": None})})
+    (store.folder("forecast-lstm", version) / "manifest.json").write_text(bare.to_json())
+    assert main(["drift", "forecast-lstm", "--store", str(tmp_path)]) == 0, capsys.readouterr()
+    made = store.manifest("forecast-lstm", store.live("forecast-lstm"))
+    assert made.version == version + 1
+    assert made.series == shipped.series
+    assert made.keeps_contract_of(bare)
