@@ -50,7 +50,7 @@ def shown(url: str) -> str:
     return f"{scheme}://{user.partition(':')[0]}{at}{place.partition('?')[0]}"
 
 
-IDLE_BEAT_S = 30.0
+IDLE_BEAT_S = 90.0
 """A worker that waits for jobs holds none that could be lost. Each count writes a page of 4 kB to a SQLite file."""
 
 

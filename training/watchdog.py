@@ -13,12 +13,12 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from models.database import is_sqlite, workers_table
+from models.database import IDLE_BEAT_S, is_sqlite, workers_table
 
 SILENT_S = 20.0
 LONGEST_BEAT_S = 2.0
 _FORGET_AFTER = 5
-"""A worker without jobs may be idle: its row is removed after so many times the silence of one that has died."""
+"""A worker without jobs may be idle: its row goes after so many times the silence of a dead one, or three counts."""
 _NEVER = -1  # the count of a worker that has no row
 
 log = logging.getLogger("training.worker")
@@ -130,7 +130,7 @@ class Watchdog:
     def __init__(self, heartbeats: Heartbeats, jobs: Jobs, name: str, silent_s: float = SILENT_S) -> None:
         self._heartbeats, self._jobs, self._name = heartbeats, jobs, name
         self._silence = Silence(silent_s)
-        self._forget_after_s = _FORGET_AFTER * silent_s
+        self._forget_after_s = max(_FORGET_AFTER * silent_s, 3 * IDLE_BEAT_S)
         self._beat_s = min(LONGEST_BEAT_S, silent_s / 10)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
