@@ -32,14 +32,14 @@ def test_without_any_worker_the_way_to_start_one_is_said(clock):
 
 def test_a_worker_whose_count_stands_still_is_gone(clock):
     """One that was killed leaves its row; another that counts on is enough."""
-    watch = Attendance(Settings(trainer_silent_s=100), "external")
+    watch = Attendance(Settings(trainer_silent_s=150), "external")
     assert watch.warnings({"a": 5}) == [], "it may have counted a moment ago"
-    clock[0] += 199
+    clock[0] += 299
     assert watch.warnings({"a": 5}) == []
     clock[0] += 2
     assert codes(watch.warnings({"a": 5})) == ["no_worker"]
     assert watch.warnings({"a": 5, "b": 0}) == []
-    clock[0] += 201
+    clock[0] += 301
     assert codes(watch.warnings({"a": 5, "b": 0})) == ["no_worker"]
     assert watch.warnings({"a": 6}) == []
 
