@@ -63,7 +63,7 @@ def test_only_ink_weighs(data_dir):
 
 HEADLINES = {
     "Oil prices rise as supply fears grow": {"Oil", "prices", "supply", "rise"},
-    "Microsoft releases new version of Windows software": {"Microsoft", "releases", "Windows", "software"},
+    "Microsoft releases new version of Windows software": {"Microsoft", "releases", "version", "Windows", "software"},
     "Manchester United beat Chelsea in the cup final": {"Manchester", "United", "beat", "Chelsea", "cup", "final"},
     "Iraqi troops attacked as militants storm Baghdad": {"Iraqi", "troops", "militants", "Baghdad"},
     "The champion won the tennis tournament on Sunday": {"champion", "tennis", "tournament", "won"},
