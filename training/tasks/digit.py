@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.jobs import NetworkRecipe, Range, TaskRecipe
 from models.manifest import Buckets, TensorSpec
 from training import classify, doubt
-from training.datasets import clutter, mnist
+from training.datasets import clutter, hands, mnist
 from training.nets.cnn import DigitCnn, LeanCnn
 from training.nets.mlp import DigitMlp
 from training.tasks.base import Inputs, Optimisation, ServingSpec, Split, Splits, Task
@@ -32,6 +32,8 @@ _MOVED = 0.75
 """Share of images that are moved; the rest keep their sharp strokes, which moving blurs."""
 _SMOOTHING = 0.1
 """Label smoothing of the training loss (C. Szegedy et al., "Rethinking the Inception Architecture", 2016)."""
+_OTHERS = 16
+"""A batch has one drawn digit of another hand (`datasets.hands`) to this many of MNIST."""
 _BATCH = 128
 """Digits beside which the head learns doubt at a time."""
 
@@ -97,7 +99,7 @@ class DigitTask:
             "cnn": NetworkRecipe(
                 model="digit-cnn",
                 summary="Three 3x3 convolutions and a dense layer, 93,322 weights.",
-                epochs=_range(22, 1, 200),
+                epochs=_range(24, 1, 200),
                 batch_size=_range(128, 8, 1024),
                 learning_rate=_range(0.004, 1e-6, 1.0),
             ),
@@ -137,7 +139,7 @@ class DigitTask:
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None
     ) -> Iterator[tuple[Inputs, Tensor]]:
-        """Images and labels; with a generator shuffled and moved at random."""
+        """Images and labels; with a generator shuffled, moved at random, and beside digits of other hands."""
         pixels, rows = split.inputs["pixels"], len(split)
         order = torch.arange(rows) if generator is None else torch.randperm(rows, generator=generator)
         for chosen in torch.split(order, batch_size):
@@ -145,7 +147,10 @@ class DigitTask:
                 yield {"pixels": pixels[chosen]}, split.targets[chosen]
                 continue
             several = chosen if len(chosen) > 1 else order[[0, -1]]  # batch norm cannot learn from a single row
-            yield {"pixels": augment(pixels[several], generator)}, split.targets[several]
+            drawn, labels = hands.bank()
+            others = torch.randint(len(drawn), (max(1, len(several) // _OTHERS),), generator=generator)
+            seen = torch.cat([hands.restyled(pixels[several], generator), drawn[others]])
+            yield {"pixels": augment(seen, generator)}, torch.cat([split.targets[several], labels[others]])
 
     def loss(self, module: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Cross entropy in nats, against smoothed labels."""
