@@ -1,6 +1,7 @@
-"""Picture files with no digit in them, made in code: text, noise, textures, drawings, scenes and letters.
+"""Picture files that show no single digit: several digits, letters, symbols, text, noise, textures, drawings, scenes.
 
-Every kind takes a random generator and gives a file's bytes.
+Every kind takes a random generator and gives a file's bytes. Faces and strokes are others than those that the training
+draws from (`training.datasets.glyphs`, `training.datasets.letters`).
 """
 
 from __future__ import annotations
@@ -14,17 +15,29 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.service.pictures import arc, encoded, on_sheet, painted, to_uint8, uneven_light
+from tests.service.pictures import (
+    arc,
+    encoded,
+    matte_by_hand,
+    matte_of,
+    mnist_test,
+    on_sheet,
+    painted,
+    to_uint8,
+    uneven_light,
+)
 
 TEXT = (
     "the quick brown fox jumps over a lazy dog while five boxing wizards vex every daft gnome and my jolly queen of "
     "Spain keeps bright zinc lamps near her window because rain is falling on the plain where people wait for trains"
 )
 WORDS = TEXT.split()
-FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "DejaVuSans-Oblique", "DejaVuSerif-Italic")
-HERSHEY = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_SCRIPT_COMPLEX)
+FONTS = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "cmr10", "cmss10", "cmtt10", "cmb10", "cmti10")
+SYMBOLS = "?!#&@+=<>%*"
+SYMBOLS_STIX = "†‡§¶←↑→↓↔⇒∑√∞≈≠×÷∀∃∈∩∪∇♠♣♥♦♪"
 
-# Letters that no one writes as a digit, as strokes in a unit square, x right, y down.
+# Letters that no one writes as a digit, as strokes in a unit square, x right, y down; `PRINTED` has the others too.
+PRINTED = "ACDEFHJKLMNPQRTUVWXYacdefhijkmnprtuvwxy"
 LETTERS = {
     "A": [[(0.2, 0.95), (0.5, 0.05), (0.8, 0.95)], [(0.3, 0.62), (0.7, 0.62)]],
     "E": [[(0.75, 0.07), (0.28, 0.07), (0.28, 0.93), (0.77, 0.93)], [(0.28, 0.48), (0.65, 0.48)]],
@@ -39,6 +52,54 @@ LETTERS = {
     "W": [[(0.1, 0.05), (0.3, 0.95), (0.5, 0.35), (0.7, 0.95), (0.9, 0.05)]],
     "X": [[(0.2, 0.05), (0.8, 0.95)], [(0.8, 0.05), (0.2, 0.95)]],
     "Y": [[(0.18, 0.05), (0.5, 0.48), (0.82, 0.05)], [(0.5, 0.48), (0.5, 0.95)]],
+    "C": [arc(0.55, 0.5, 0.38, 0.45, -50, -310)],
+    "D": [[(0.22, 0.05), (0.22, 0.95)], np.concatenate([arc(0.22, 0.5, 0.55, 0.45, -90, 90)])],
+    "J": [np.concatenate([[(0.68, 0.05)], arc(0.45, 0.7, 0.23, 0.25, 0, 170)])],
+    "L": [[(0.28, 0.05), (0.28, 0.93), (0.78, 0.93)]],
+    "Q": [arc(0.48, 0.47, 0.36, 0.42, -90, 270), [(0.58, 0.68), (0.9, 0.98)]],
+    "U": [np.concatenate([[(0.2, 0.05)], arc(0.5, 0.65, 0.3, 0.3, 180, 0), [(0.8, 0.05)]])],
+    "V": [[(0.18, 0.05), (0.5, 0.95), (0.82, 0.05)]],
+    "a": [arc(0.48, 0.6, 0.28, 0.3, -20, -350), [(0.76, 0.3), (0.76, 0.8), (0.9, 0.92)]],
+    "d": [arc(0.45, 0.68, 0.25, 0.26, 0, 360), [(0.7, 0.05), (0.7, 0.95)]],
+    "e": [np.concatenate([[(0.22, 0.6)], arc(0.5, 0.58, 0.28, 0.3, 0, -310)])],
+    "f": [np.concatenate([arc(0.68, 0.22, 0.17, 0.17, -30, -180), [(0.5, 0.95)]]), [(0.3, 0.45), (0.72, 0.45)]],
+    "h": [[(0.28, 0.05), (0.28, 0.95)], np.concatenate([arc(0.5, 0.62, 0.22, 0.2, 180, 360), [(0.72, 0.95)]])],
+    "k": [[(0.3, 0.05), (0.3, 0.95)], [(0.68, 0.4), (0.32, 0.68), (0.72, 0.95)]],
+    "m": [
+        [(0.15, 0.3), (0.15, 0.92)],
+        *[np.concatenate([arc(x, 0.5, 0.16, 0.2, 180, 360), [(x + 0.16, 0.92)]]) for x in (0.31, 0.64)],
+    ],
+    "n": [[(0.25, 0.3), (0.25, 0.92)], np.concatenate([arc(0.5, 0.55, 0.25, 0.24, 180, 360), [(0.75, 0.92)]])],
+    "p": [[(0.28, 0.2), (0.28, 0.98)], arc(0.5, 0.42, 0.23, 0.24, -180, 180)],
+    "r": [[(0.35, 0.25), (0.35, 0.95)], arc(0.57, 0.5, 0.22, 0.22, 180, 300)],
+    "t": [np.concatenate([[(0.48, 0.08)], arc(0.62, 0.8, 0.14, 0.14, 180, 20)]), [(0.25, 0.35), (0.75, 0.35)]],
+    "u": [np.concatenate([[(0.22, 0.25)], arc(0.47, 0.65, 0.25, 0.26, 180, 0)]), [(0.73, 0.25), (0.73, 0.93)]],
+    "y": [[(0.25, 0.2), (0.5, 0.58)], [(0.78, 0.2), (0.35, 0.98)]],
+}
+MARKS = {
+    "?": [
+        np.concatenate([arc(0.5, 0.28, 0.25, 0.23, -170, 70), [(0.5, 0.6), (0.5, 0.72)]]),
+        [(0.5, 0.9), (0.51, 0.93)],
+    ],
+    "!": [[(0.5, 0.05), (0.5, 0.68)], [(0.5, 0.9), (0.51, 0.93)]],
+    "#": [
+        [(0.38, 0.1), (0.28, 0.9)],
+        [(0.7, 0.1), (0.6, 0.9)],
+        [(0.12, 0.38), (0.88, 0.38)],
+        [(0.1, 0.66), (0.86, 0.66)],
+    ],
+    "+": [[(0.5, 0.12), (0.5, 0.88)], [(0.12, 0.5), (0.88, 0.5)]],
+    "=": [[(0.15, 0.36), (0.85, 0.36)], [(0.15, 0.64), (0.85, 0.64)]],
+    "@": [
+        arc(0.5, 0.5, 0.14, 0.16, 0, 360),
+        np.concatenate([[(0.65, 0.4), (0.68, 0.64)], arc(0.5, 0.5, 0.4, 0.42, 20, -300)]),
+    ],
+    "&": [[(0.85, 0.92), (0.3, 0.28), (0.45, 0.06), (0.6, 0.22), (0.2, 0.68), (0.4, 0.93), (0.8, 0.55)]],
+    "*": [[(0.5, 0.1), (0.5, 0.9)], [(0.15, 0.3), (0.85, 0.7)], [(0.85, 0.3), (0.15, 0.7)]],
+    "right": [[(0.05, 0.5), (0.92, 0.5)], [(0.65, 0.25), (0.94, 0.5), (0.65, 0.76)]],
+    "up": [[(0.5, 0.95), (0.5, 0.06)], [(0.22, 0.36), (0.5, 0.05), (0.78, 0.36)]],
+    "tick": [[(0.1, 0.55), (0.38, 0.88), (0.92, 0.1)]],
+    "cross": [[(0.15, 0.15), (0.85, 0.85)], [(0.85, 0.15), (0.15, 0.85)]],
 }
 _LEAF = np.array([(0.5, 0.9), (0.5, 0.55)])
 _TURNS = np.linspace(0, 6 * np.pi, 90)
@@ -123,14 +184,8 @@ def font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def typeset(lines: list[str], height: int, width: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Lines of text from the upper left, in one of six fonts or by a plotter's pen: a matte [height, width]."""
+    """Lines of text from the upper left, in one of eight fonts: a matte [height, width]."""
     step, left = size * rng.uniform(1.15, 1.7), width * rng.uniform(0.02, 0.1)
-    if rng.random() < 0.3:
-        canvas, face = np.zeros((height, width), np.uint8), HERSHEY[int(rng.integers(len(HERSHEY)))]
-        for row, line in enumerate(lines):
-            at = round(left), round(size + row * step)
-            cv2.putText(canvas, line, at, face, size / 30, 255, max(1, size // 14), cv2.LINE_AA)
-        return canvas.astype(np.float32) / 255
     sheet = Image.new("L", (width, height))
     face = font(FONTS[int(rng.integers(len(FONTS)))], size)
     for row, line in enumerate(lines):
@@ -176,14 +231,53 @@ def words(rng) -> bytes:
 
 def letter(rng) -> bytes:
     """One letter that looks like no digit, by hand or in a font."""
-    height, width = sides(rng)
-    name, size = rng.choice(list(LETTERS)), int(min(height, width) * rng.uniform(0.5, 1))
     if rng.random() < 0.5:
-        return finished(on_sheet(drawn(LETTERS[name], size, rng), height, width, rng, 0.6), rng)
-    sheet = Image.new("L", (size, size))
-    face = font(FONTS[int(rng.integers(len(FONTS)))], max(8, int(size * 0.8)))
-    ImageDraw.Draw(sheet).text((size / 2, size / 2), name, 255, face, anchor="mm")
+        return _placed(rng, LETTERS[rng.choice(list(LETTERS))])
+    return _placed(rng, PRINTED[int(rng.integers(len(PRINTED)))])
+
+
+def symbol(rng) -> bytes:
+    """A question mark, a hash, an arrow and the like, by hand or in a font."""
+    if rng.random() < 0.5:
+        return _placed(rng, MARKS[rng.choice(list(MARKS))])
+    if rng.random() < 0.5:
+        return _placed(rng, SYMBOLS_STIX[int(rng.integers(len(SYMBOLS_STIX)))], "STIXGeneral")
+    return _placed(rng, SYMBOLS[int(rng.integers(len(SYMBOLS)))])
+
+
+def _placed(rng, shape, name: str = "") -> bytes:
+    """Strokes, or a character in a font, somewhere on a sheet."""
+    height, width = sides(rng)
+    size = int(min(height, width) * rng.uniform(0.5, 1))
+    if not isinstance(shape, str):
+        return finished(on_sheet(drawn(shape, size, rng), height, width, rng, 0.6), rng)
+    sheet, face = Image.new("L", (size, size)), font(name or str(rng.choice(FONTS)), max(8, int(size * 0.8)))
+    ImageDraw.Draw(sheet).text((size / 2, size / 2), shape, 255, face, anchor="mm")
     return finished(on_sheet(np.asarray(sheet, np.float32) / 255, height, width, rng, 0.6), rng)
+
+
+def several(rng) -> bytes:
+    """Two or three digits, MNIST's test images or drawn: side by side, one above the other, or over each other."""
+    size, count, look = int(rng.integers(60, 160)), 2 + int(rng.random() < 0.3), rng.random()
+    images, _ = test_images()
+    mattes = [
+        matte_of(images[int(rng.integers(len(images)))], size, rng.uniform(-0.2, 0.4))
+        if rng.random() < 0.7
+        else matte_by_hand(int(rng.integers(10)), size, rng)
+        for _ in range(count)
+    ]
+    step = size * rng.uniform(0.55, 1.0) if look < 0.85 else size * rng.uniform(0.2, 0.4)
+    along = round(size + step * (count - 1))
+    sheet = np.zeros((along, round(1.25 * size)) if look < 0.25 else (round(1.25 * size), along), np.float32)
+    for place, matte in enumerate(mattes):
+        at, off = round(place * step), int(rng.integers(0, size // 4))
+        top, left = (at, off) if look < 0.25 else (off, at)
+        box = sheet[top : top + size, left : left + size]
+        np.maximum(box, matte[: box.shape[0], : box.shape[1]], out=box)
+    return finished(np.pad(sheet, int(rng.integers(4, 60))), rng)
+
+
+test_images = cache(mnist_test)
 
 
 def drawing(rng) -> bytes:
@@ -261,7 +355,7 @@ def scene(rng) -> bytes:
 
 
 KINDS: dict[str, Callable[..., bytes]] = {
-    kind.__name__: kind for kind in (page, words, letter, drawing, noise, texture, scene)
+    kind.__name__: kind for kind in (page, words, letter, drawing, noise, texture, scene, several, symbol)
 }
 
 

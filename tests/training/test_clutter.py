@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.datasets import clutter
-from training.datasets.clutter import KINDS, bank, framed
+from training.datasets import clutter, glyphs, letters
+from training.datasets.clutter import _SHAPES, KINDS, UNFRAMED, bank, mistaken, several
+from training.datasets.strokes import framed
 
 
 def test_the_bank_comes_back_with_its_seed() -> None:
@@ -21,7 +22,11 @@ def test_the_bank_comes_back_with_its_seed() -> None:
     assert not torch.equal(bank(64, 1), pictures)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.strip("_"))
+@pytest.mark.parametrize(
+    "kind",
+    [*dict.fromkeys((*KINDS[:-4], *_SHAPES))],
+    ids=lambda kind: f"{kind.__module__.rpartition('.')[2]} {kind.__name__.strip('_')}",
+)
 def test_each_kind_fills_the_frame_like_a_digit_and_never_repeats(kind: clutter.Kind) -> None:
     """20 pixels along the longer side, full contrast, ink about the middle, and no two alike."""
     rng = np.random.default_rng(3)
@@ -44,3 +49,44 @@ def test_framing_keeps_the_shape_and_centres_by_mass() -> None:
     assert frame[4:24, 10:20].min() == 255
     assert int((frame > 0).sum()) == 200
     assert not framed(np.zeros((80, 80), np.uint8)).any()
+
+
+@pytest.mark.parametrize("kind", [*dict.fromkeys(UNFRAMED)], ids=lambda kind: kind.__name__.strip("_"))
+def test_what_no_frame_made_has_the_networks_form(kind: clutter.Kind) -> None:
+    """Noise, plain levels, waves and pictures out of place are uint8 [28, 28] too."""
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        picture = kind(rng)
+        assert (picture.shape, picture.dtype) == ((28, 28), np.uint8)
+
+
+def test_several_digits_stand_together_in_one_frame() -> None:
+    """Two bars give pictures with more ink than one has in the frame's height or width, and repeat with their seed."""
+    bar = np.zeros((1, 28, 28), np.uint8)
+    bar[0, 4:24, 12:16] = 255
+    pictures = several(bar, 40, 2)
+    assert pictures.shape == (40, 28, 28)
+    assert torch.equal(pictures, several(bar, 40, 2))
+    pieces = [np.unique(np.flatnonzero(np.diff((row > 100).any(0).numpy().astype(int)) == 1)).size for row in pictures]
+    assert np.mean(np.array(pieces) > 1) > 0.4
+
+
+def test_mistaken_pictures_are_digits_on_another_scale() -> None:
+    """Near black (0..1, 0..16, up to 60) or dark on light: never what a digit looks like to the network."""
+    digit = np.zeros((1, 28, 28), np.uint8)
+    digit[0, 4:24, 12:16] = 255
+    pictures = mistaken(digit, 60)
+    tops = {int(top) for top in pictures.flatten(1).amax(1)}
+    assert tops == {1, 16, 60, 255}
+    dark_on_light = pictures[pictures.flatten(1).amax(1) == 255]
+    assert (dark_on_light[:, 0, 0] == 255).all()
+    assert (dark_on_light[:, 10, 13] == 0).all()
+
+
+def test_no_letter_or_sign_is_one_that_hands_write_as_a_digit() -> None:
+    """I l O o S s Z z B b G g q and the ten digits are in no list, by hand or in print, of any script."""
+    hands = {name for text in (letters._LETTERS, letters._SIGNS) for name, _ in letters._forms(text)}
+    for taken in "IlOoSsZzBbGgq0123456789|/":
+        assert taken not in hands
+        assert taken not in glyphs.LETTERS + glyphs.SIGNS + glyphs.SCRIPTS
+    assert set(glyphs.LETTERS) <= hands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.training.small import head
 from training import classify
 from training.datasets import mnist
 from training.nets.cnn import DigitCnn, LeanCnn, fold
 from training.nets.mlp import DigitMlp
 from training.tasks.base import Splits
-from training.tasks.digit import TASK, Serving, augment, strangers
+from training.tasks.digit import TASK, Outliers, Serving, augment
 
 
 @pytest.fixture(scope="module", name="splits")
 def _splits(data_dir: Path) -> Splits:
     return TASK.load(data_dir, 0)
+
+
+@pytest.fixture(scope="module", name="few")
+def _few(splits: Splits) -> Splits:
+    """2,000 training and 500 validation images, for a head that has learnt for a second."""
+    train, validation = head(splits.train, 2000), head(splits.validation, 500)
+    return replace(splits, train=train, validation=validation)
 
 
 def _worn(network: nn.Module) -> nn.Module:
@@ -58,21 +67,16 @@ def test_augmentation_moves_digits_a_little_and_repeats_with_its_seed(splits: Sp
     assert F.cosine_similarity(once.flatten(1).double(), pixels.flatten(1).double()).mean() > 0.4
 
 
-def test_strangers_are_drawn_and_paired_by_torchs_seed(splits: Splits) -> None:
-    """Seven in eight come from the bank, the others are two digits in a row: wide, flat, with a gap for each."""
-    digits = splits.train.inputs["pixels"][:128]
-    torch.manual_seed(1)
-    once = strangers(digits, 24)
-    torch.manual_seed(1)
-    assert torch.equal(strangers(digits, 24), once)
-    assert once.shape == (24, 28, 28)
-    assert once.dtype == torch.uint8
-    pairs = once[21:]
-    assert not pairs[:, :6].any()
-    assert not pairs[:, 22:].any()
-    assert (pairs[:, :, :14].amax((1, 2)) > 60).all()
-    assert (pairs[:, :, 14:].amax((1, 2)) > 60).all()
-    assert strangers(digits[:3], 1).shape == (1, 28, 28)
+def test_outliers_are_as_many_as_asked_and_repeat_with_their_seed(splits: Splits) -> None:
+    """Drawn pictures, several digits and digits on a wrong scale; a draw moves most of them."""
+    digits = splits.train.inputs["pixels"][:50]
+    outliers = Outliers(digits, 100, 3)
+    assert torch.equal(Outliers(digits, 100, 3).pictures, outliers.pictures)
+    assert outliers.pictures.shape == (100, 28, 28)
+    once = outliers.draw(40, torch.Generator().manual_seed(1))
+    assert torch.equal(once, outliers.draw(40, torch.Generator().manual_seed(1)))
+    assert (once.shape, once.dtype) == ((40, 28, 28), torch.uint8)
+    assert len(Outliers(digits[:1], 1, 0).pictures) == 3
 
 
 def test_batches_without_a_generator_are_in_order_and_untouched(splits: Splits) -> None:
@@ -82,11 +86,16 @@ def test_batches_without_a_generator_are_in_order_and_untouched(splits: Splits) 
     assert torch.equal(torch.cat([targets for _, targets in parts]), splits.validation.targets)
 
 
-def test_training_batches_hold_every_row_once(splits: Splits) -> None:
-    """Shuffling loses and repeats nothing."""
-    seen = torch.cat([targets for _, targets in TASK.batches(splits.validation, 512, torch.Generator().manual_seed(0))])
-    assert torch.equal(seen.bincount(), splits.validation.targets.bincount())
-    assert not torch.equal(seen, splits.validation.targets)
+def test_training_batches_hold_every_row_once_beside_digits_of_other_hands(splits: Splits) -> None:
+    """Shuffling loses and repeats nothing, and one in sixteen is drawn."""
+    parts = [targets for _, targets in TASK.batches(splits.validation, 512, torch.Generator().manual_seed(0))]
+    own, drawn = zip(
+        *(part.split([len(part) * 16 // 17, len(part) - len(part) * 16 // 17]) for part in parts), strict=True
+    )
+    assert torch.equal(torch.cat(own).bincount(), splits.validation.targets.bincount())
+    assert not torch.equal(torch.cat(own), splits.validation.targets)
+    assert len(torch.cat(drawn)) == sum(max(1, rows // 16) for rows in [512] * 9 + [392])
+    assert torch.cat(drawn).bincount().min() > 10
 
 
 @pytest.mark.parametrize(("network", "weights"), [(DigitCnn, 93_322), (DigitMlp, 535_818)])
@@ -106,6 +115,7 @@ def test_fewer_operations_change_no_answer() -> None:
     lean = LeanCnn(trained)
     pixels = TASK.example(64, 0, 0)["pixels"]
     torch.testing.assert_close(lean(pixels), trained(pixels), atol=1e-5, rtol=1e-5)
+    assert lean.read(pixels).shape == (64, lean.seen)
     assert sum(parameter.numel() for parameter in lean.parameters()) == 93_322
     edge = pixels.clone()
     edge[:, 26:], edge[:, :, 26:] = 255, 0
@@ -145,15 +155,31 @@ def test_scores_of_known_probabilities() -> None:
     assert figures["ece"] == pytest.approx((0.1 + 0.6 + 0.3 + 0.2) / 4, abs=1e-6)
 
 
-def test_serving_gives_probabilities_and_keeps_the_order(splits: Splits) -> None:
+def test_serving_gives_probabilities_and_keeps_the_order(few: Splits) -> None:
     """The exported module's rows sum to one, its guesses are the network's, and the calibration is reported."""
     torch.manual_seed(0)
-    network = _worn(TASK.build("mlp", splits))
-    served, calibration = TASK.serving(network, splits)
+    network = _worn(TASK.build("mlp", few))
+    served, calibration = TASK.serving(network, few)
     assert isinstance(served, Serving)
-    assert set(calibration) == {"temperature", "ece_before", "ece_after"}
-    pixels = splits.test.inputs["pixels"][:64]
+    line = {"temperature", "outlier_slope", "outlier_intercept", "outlier_threshold"}
+    assert set(calibration) == line | {"ece_before", "ece_after"}
+    pixels = few.test.inputs["pixels"][:64]
     with torch.no_grad():
-        probabilities = served(pixels)
+        probabilities, outlier = served(pixels)
         assert torch.equal(probabilities.argmax(1), network(pixels).argmax(1))
     torch.testing.assert_close(probabilities.sum(1), torch.ones(64))
+    assert outlier.shape == (64,)
+    assert ((outlier > 0) & (outlier < 1)).all()
+
+
+def test_a_head_of_few_steps_already_doubts_noise(few: Splits) -> None:
+    """Of noise and of a black picture the served network says that no digit is there, of digits that one is."""
+    torch.manual_seed(0)
+    served, calibration = TASK.serving(_worn(TASK.build("mlp", few)), few)
+    pixels = TASK.example(32, 0, 5)["pixels"]
+    pixels[0] = 0
+    with torch.no_grad():
+        _, noise = served(pixels)
+        _, digits = served(few.validation.inputs["pixels"])
+    assert (noise > calibration["outlier_threshold"]).float().mean() > 0.9
+    assert (digits > calibration["outlier_threshold"]).float().mean() <= 0.01

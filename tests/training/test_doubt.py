@@ -1,4 +1,4 @@
-"""Doubt: the head learns it from strangers, the convolutions and the world's random numbers stay as they are."""
+"""Doubt: a head learns it from outliers; the network and the world's random numbers stay as they are."""
 
 from __future__ import annotations
 
@@ -7,61 +7,68 @@ import copy
 import torch
 from torch import Tensor
 
+from tests.training.test_networks_in_numpy import splits_of
 from training import doubt
-from training.nets.cnn import DigitCnn
-from training.tasks.digit import TASK, strangers
+from training.nets.cnn import DigitCnn, LeanCnn
+from training.tasks.digit import TASK
 
 
-def network() -> DigitCnn:
+def network() -> LeanCnn:
     torch.manual_seed(0)
-    return DigitCnn(0.13, 0.31).eval().folded()
+    return LeanCnn(DigitCnn(0.13, 0.31).eval()).eval()
 
 
-def batches(count: int = 40) -> list[tuple[Tensor, Tensor]]:
-    """Two kinds of pictures that are easy to tell apart, as if they were digits 0 and 1."""
-    found = []
-    for number in range(count):
-        labels = torch.arange(32) % 2
-        pixels = TASK.example(32, 0, number)["pixels"] // 8
-        pixels[labels == 0, 4:24, 4:14] += 200
-        pixels[labels == 1, 4:24, 14:24] += 200
-        found.append((pixels, labels))
-    return found
+def left(rows: int, generator: torch.Generator) -> Tensor:
+    """Pictures with their ink on the left, as if these were digits."""
+    pixels = torch.randint(0, 32, (rows, 28, 28), generator=generator)
+    pixels[:, 4:24, 4:14] += 200
+    return pixels.to(torch.uint8)
 
 
-def test_strangers_end_with_less_confidence_and_digits_with_their_labels() -> None:
-    """After a few batches new strangers are far less certain than digits, which are told apart."""
-    taught = network()
-    doubt.learn(taught, batches(150), strangers, 0.1, steps=150)
-    digits, labels = batches(1)[0]
+def right(rows: int, generator: torch.Generator) -> Tensor:
+    """The same on the right, as if no digit were there."""
+    return left(rows, generator).flip(2)
+
+
+def test_the_head_tells_outliers_from_digits() -> None:
+    """After a few batches every new outlier has a higher logit than every new digit."""
+    reads = network()
+    head = doubt.head(reads.seen, reads.doubt_layers)
+    doubt.learn(reads.read, head, left, right, 30)
     with torch.no_grad():
-        known = taught(digits).softmax(1)
-        torch.manual_seed(5)
-        unknown = taught(strangers(digits, 64)).softmax(1)
-    assert torch.equal(known.argmax(1), labels)
-    assert known.amax(1).mean() > unknown.amax(1).mean() + 0.2
+        generator = torch.Generator().manual_seed(5)
+        known, unknown = (head(reads.read(draw(64, generator))) for draw in (left, right))
+    assert known.shape == (64, 1)
+    assert known.max() < unknown.min()
 
 
-def test_only_the_head_changes_and_the_same_batches_give_the_same() -> None:
-    """The convolutions keep their weights to the bit, and nothing is taken from torch's generator."""
-    before, taught, again = network(), network(), network()
-    state = torch.get_rng_state()
-    doubt.learn(taught, batches(), strangers, 0.1)
+def test_the_network_stays_and_the_same_draws_give_the_same_head() -> None:
+    """Nothing is taken from torch's own generator, nothing depends on it, and no weight of the network moves."""
+    reads = network()
+    before, state = copy.deepcopy(reads.state_dict()), torch.get_rng_state()
+    once = doubt.head(reads.seen, (8, 4))
+    doubt.learn(reads.read, once, left, right, 3)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
-    doubt.learn(again, batches(), strangers, 0.1)
-    for name, weights in taught.state_dict().items():
-        assert torch.equal(weights, again.state_dict()[name])
-        assert torch.equal(weights, before.state_dict()[name]) != name.startswith("head.")
+    again = doubt.head(reads.seen, (8, 4))
+    doubt.learn(reads.read, again, left, right, 3)
+    assert all(torch.equal(weights, again.state_dict()[name]) for name, weights in once.state_dict().items())
+    assert all(torch.equal(weights, before[name]) for name, weights in reads.state_dict().items())
+
+
+def test_fewer_rows_have_fewer_steps() -> None:
+    """A data set of a few hundred rows is not held up by a head's full course, and even one row has a step."""
+    assert doubt.steps(55_000) == doubt.STEPS
+    assert doubt.steps(640) < 20
+    assert doubt.steps(1) == 1
 
 
 def test_the_trained_network_itself_is_not_touched() -> None:
-    """Serving takes a copy: a run can be exported again from the same weights."""
-    from tests.training.test_networks_in_numpy import splits_of
-
+    """Serving takes a copy: a run can be exported again from the same weights, and gives the same."""
     splits = splits_of(TASK)
     module = TASK.build("cnn", splits).eval()
     before = copy.deepcopy(module.state_dict())
-    served, _ = TASK.serving(module, splits)
+    served, calibration = TASK.serving(module, splits)
     assert all(torch.equal(weights, before[name]) for name, weights in module.state_dict().items())
     assert served.network is not module
+    assert TASK.serving(module, splits)[1] == calibration

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from models.manifest import TensorSpec
-from training import export
+from training import doubt, export
 from training.export import ExportError, ParityError
-from training.nets.cnn import DigitCnn
+from training.nets.cnn import DigitCnn, LeanCnn
+from training.outliers import Calibration
 from training.tasks.base import Inputs, ServingSpec, Splits
 from training.tasks.digit import TASK, Serving
 
@@ -22,7 +23,8 @@ SPEC: ServingSpec = TASK.spec(Splits(None, None, None, [], {}, {}))  # type: ign
 
 def _serving(scale: float = 1.0) -> Serving:
     torch.manual_seed(0)
-    return Serving(DigitCnn(0.13, 0.31).eval().folded(), scale).eval()
+    network = LeanCnn(DigitCnn(0.13, 0.31).eval())
+    return Serving(network, doubt.head(network.seen, network.doubt_layers), Calibration(scale, 1.0, -3.0, 0.5)).eval()
 
 
 @pytest.fixture(scope="module", name="exported")
@@ -33,11 +35,12 @@ def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_graph_is_one_file_with_the_promised_tensors(exported: Path) -> None:
-    """uint8 pixels with a free batch in, probabilities out, opset 20, nothing beside the file."""
+    """uint8 pixels with a free batch in, probabilities and outlier out, opset 20, nothing beside the file."""
     model = onnx.load(exported)
     assert [one.version for one in model.opset_import if one.domain == ""] == [export.OPSET]
     assert [path.name for path in exported.parent.iterdir()] == ["model.onnx"]
     assert [value.name for value in model.graph.input] == ["pixels"]
+    assert [value.name for value in model.graph.output] == ["probabilities", "outlier"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert not {"Dropout", "BatchNormalization"} & {node.op_type for node in model.graph.node}
 
@@ -108,7 +111,9 @@ def test_a_network_torch_cannot_export_is_an_error_in_one_line(tmp_path: Path) -
 
 def test_a_graph_other_than_promised_is_refused(tmp_path: Path) -> None:
     """The task's spec is checked against what came out."""
-    promised = replace(SPEC, outputs=[TensorSpec(name="probabilities", dtype="float32", shape=["batch", 11])])
+    promised = replace(
+        SPEC, outputs=[TensorSpec(name="probabilities", dtype="float32", shape=["batch", 11]), SPEC.outputs[1]]
+    )
     with pytest.raises(ExportError, match="the graph's outputs are"):
         export.export(_Mixing(), TASK.example(2, 0, 0), promised, tmp_path / "model.onnx")
 
@@ -128,4 +133,4 @@ def test_inputs_go_by_name(exported: Path) -> None:
     """`run` returns all outputs by name."""
     inputs: Inputs = TASK.example(5, 0, 1)
     outputs = export.run(export.session(exported), inputs)
-    assert {name: values.shape for name, values in outputs.items()} == {"probabilities": (5, 10)}
+    assert {name: values.shape for name, values in outputs.items()} == {"probabilities": (5, 10), "outlier": (5,)}

@@ -20,6 +20,7 @@ from training.nets.cnn import LeanCnn
 from training.nets.recurrent import Recurrent
 from training.nets.series import SeriesTransformer
 from training.nets.transformer import Encoder
+from training.outliers import Calibration
 from training.tasks import forecast as forecast_task
 from training.tasks.base import Inputs
 
@@ -80,16 +81,29 @@ def chain(layers: Iterable[nn.Module], x: Array) -> Array:
 
 
 def digit(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Outputs:
-    """Normalised pixels, the layers in their order, softmax at the calibrated temperature.
+    """Normalised pixels, the layers in their order, softmax at the calibrated temperature, mixed with doubt.
 
-    The convolutions are those of training, on whole pictures: what is served leaves out what no logit depends on.
+    The convolutions are those of training, on whole pictures: what is served leaves out what no logit depends on. The
+    outlier head sees what the second pooling gives, or for the plain network the normalised pixels.
     """
-    network = serving.network
-    layers = nn.Sequential(module.folded().features, network.head) if isinstance(network, LeanCnn) else network
-    leaves = [layer for layer in layers.modules() if not list(layer.children())]
     x = (numbers(inputs["pixels"]) / 255 - module.mean) / module.std
-    logits = chain(leaves, x[:, None])
-    return {"probabilities": eq.softmax(logits / serving.temperature)}
+    folded = module.folded()
+    if isinstance(serving.network, LeanCnn):
+        first = [*folded.features][:6]  # two convolutions, each with its pool and ReLU
+        seen = chain(first, x[:, None])
+        logits = chain([*[*folded.features][6:], *serving.network.head], seen)
+    else:
+        seen, logits = x, chain(serving.network.layers, x)
+    evidence = chain(serving.outlier, seen.reshape(len(seen), -1))[:, 0]
+    return mixed(logits, evidence, serving.answer.calibration)
+
+
+def mixed(logits: Array, evidence: Array, found: Calibration) -> Outputs:
+    """(1 - o) * softmax(logits / T) + o / classes, o the logistic function of the outlier logit's line."""
+    outlier = eq.sigmoid(evidence * found.outlier_slope + found.outlier_intercept)
+    share = outlier[:, None]
+    probabilities = (1 - share) * eq.softmax(logits / found.temperature) + share / logits.shape[1]
+    return {"probabilities": probabilities, "outlier": outlier}
 
 
 # ---------------------------------------------------------------------- encoders of sequences

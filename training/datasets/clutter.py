@@ -1,12 +1,9 @@
-"""Pictures without a digit, drawn at random, for a network to learn doubt from.
+"""Pictures without one digit, drawn at random, for a network to learn doubt from.
 
 Outlier exposure (D. Hendrycks, M. Mazeika and T. Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR
-2019): the network also sees such pictures, and learns to spread its probability over all classes there. Nothing here
-is a real page, photo or drawing: strokes, signs, shapes, patterns and noise, framed as MNIST's digits are. What could
-be taken for a digit (few strokes, round letters) is left out.
-
-`docs/quality.md` tells what it gave. Forks, figures, lobes and gables came in after a look at what of the tests' own
-pictures without a digit had passed for digits.
+2019): letters and signs by hand and in print, words, pages, strokes, shapes, patterns and noise, framed as MNIST's
+digits are, some unframed, and several digits in one picture. Nothing here is a real page, photo or drawing.
+`docs/quality.md` tells what it gave.
 """
 
 from __future__ import annotations
@@ -21,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Plane = NDArray[np.uint8]
-Rng = np.random.Generator
+from training.datasets import glyphs, letters
+from training.datasets.strokes import Plane, Rng, framed
+
 Kind = Callable[[Rng], Plane]
 
-ROWS = 4096
-_SIDE, _BOX, _SHEET = 28, 20, 80
+ROWS = 16_384
+_SIDE, _SHEET = 28, 80
 Way = list[tuple[float, float]]
 _STEM: Way = [(0, 0), (0, 1)]
 _GABLE: list[Way] = [[(0, 1), (0.5, 0), (1, 1)], [(0.2, 0.62), (0.8, 0.62)]]
@@ -49,24 +47,11 @@ _PARTS: tuple[Way, ...] = (
 def bank(rows: int = ROWS, seed: int = 0) -> Tensor:
     """Pictures uint8 [rows, 28, 28] of all kinds in turn; the same for the same seed (in one to two seconds)."""
     rng = np.random.default_rng(seed)
-    return torch.from_numpy(np.stack([framed(KINDS[row % len(KINDS)](rng)) for row in range(rows)]))
+    return torch.from_numpy(np.stack([_drawn(row % (len(KINDS) + 1), rng) for row in range(rows)]))
 
 
-def framed(sheet: Plane) -> Plane:
-    """What is drawn on a sheet, scaled to 20x20 and centred by mass in uint8 [28, 28], as MNIST's digits are."""
-    rows, columns = np.flatnonzero(sheet.max(1) > 127), np.flatnonzero(sheet.max(0) > 127)
-    cut = sheet[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if rows.size else sheet
-    scale = _BOX / max(cut.shape)
-    high, wide = (max(1, round(side * scale)) for side in cut.shape)
-    small = cv2.resize(cut, (wide, high), interpolation=cv2.INTER_AREA).astype(np.float64)
-    small *= 255 / max(small.max(), 1.0)
-    mass = max(small.sum(), 1.0)
-    top = round(14 - small.sum(1) @ np.arange(high) / mass)
-    left = round(14 - small.sum(0) @ np.arange(wide) / mass)
-    top, left = min(max(top, 0), _SIDE - high), min(max(left, 0), _SIDE - wide)
-    frame = np.zeros((_SIDE, _SIDE), np.uint8)
-    frame[top : top + high, left : left + wide] = small.round()
-    return frame
+def _drawn(kind: int, rng: Rng) -> Plane:
+    return UNFRAMED[rng.integers(len(UNFRAMED))](rng) if kind == len(KINDS) else framed(KINDS[kind](rng))
 
 
 def _sheet() -> Plane:
@@ -255,8 +240,107 @@ def _lattice(rng: Rng) -> Plane:
     return sheet
 
 
+def _specks(rng: Rng) -> Plane:
+    """Noise as it comes through a search for ink: spots of any number, small squares, a box that is full."""
+    sheet, look = _sheet(), int(rng.integers(4))
+    if look == 0:
+        sheet[rng.random(sheet.shape) < np.exp(rng.uniform(-6, -0.7))] = 255
+        return sheet
+    if look == 1:
+        side = int(rng.integers(5, 14))
+        coarse = (rng.random((side, side)) < rng.uniform(0.05, 0.6)).astype(np.uint8) * 255
+        return cast("Plane", cv2.resize(coarse, (_SHEET, _SHEET), interpolation=int(rng.integers(0, 3))))
+    if look == 2:
+        high, wide = (int(side) for side in rng.integers(30, 79, 2))
+        sheet[:high, :wide] = rng.integers(120, 256, (high, wide)) if rng.random() < 0.5 else 255
+        return sheet
+    for _ in range(rng.integers(2, 12)):
+        x, y, radius = (int(n) for n in rng.integers((4, 4, 1), (76, 76, 8)))
+        cv2.circle(sheet, (x, y), radius, 255, -1, cv2.LINE_AA)
+    return sheet
+
+
+def _static(rng: Rng) -> Plane:
+    return rng.integers(0, 256, (_SIDE, _SIDE), np.uint8)
+
+
+def _level(rng: Rng) -> Plane:
+    return np.full((_SIDE, _SIDE), int(rng.choice(np.array([0, 0, 255, rng.integers(256)]))), np.uint8)
+
+
+def _grain(rng: Rng) -> Plane:
+    return _bytes(rng.normal(rng.uniform(0, 255), rng.uniform(5, 90), (_SIDE, _SIDE)))
+
+
+def _salt(rng: Rng) -> Plane:
+    return _bytes(255.0 * (rng.random((_SIDE, _SIDE)) < np.exp(rng.uniform(-6, -0.3))))
+
+
+def _wave(rng: Rng) -> Plane:
+    return cast("Plane", cv2.resize(_grating(rng), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA))
+
+
+def _elsewhere(rng: Rng) -> Plane:
+    shift = rng.integers(-9, 10, 2)
+    return np.roll(framed(KINDS[rng.integers(len(KINDS))](rng)), (int(shift[0]), int(shift[1])), (0, 1))
+
+
+def _bytes(values: NDArray[np.float64]) -> Plane:
+    return values.clip(0, 255).astype(np.uint8)
+
+
+def mistaken(pictures: NDArray[np.uint8], rows: int, seed: int = 0) -> Tensor:
+    """Pictures of [n, 28, 28] on another scale, uint8 [rows, 28, 28]: of 0..1, 0..16 or up to 60, or dark on light."""
+    rng = np.random.default_rng(seed)
+    chosen = pictures[rng.integers(len(pictures), size=rows)]
+    tops = rng.choice(np.array([1, 1, 16, 16, 60, -255]), size=(rows, 1, 1))
+    scaled = np.rint(chosen / 255 * tops) + np.where(tops < 0, 255, 0)
+    return torch.from_numpy(scaled.astype(np.uint8))
+
+
+def several(digits: NDArray[np.uint8], rows: int, seed: int = 0) -> Tensor:
+    """Two or three digits of [n, 28, 28] in one picture, uint8 [rows, 28, 28]: beside, above and over each other."""
+    rng = np.random.default_rng(seed)
+    pictures = [_together([digits[i] for i in rng.integers(len(digits), size=rng.choice([2, 2, 2, 3]))], rng)]
+    while len(pictures) < rows:
+        pictures.append(_together([digits[i] for i in rng.integers(len(digits), size=rng.choice([2, 2, 2, 3]))], rng))
+    return torch.from_numpy(np.stack(pictures[:rows]))
+
+
+def _together(digits: list[Plane], rng: Rng) -> Plane:
+    """Digits in a row on a sheet, cut to their ink and of like size; a fifth lie over each other, a fifth stand."""
+    sheet, look = np.zeros((56, 140), np.uint8), rng.random()
+    at = 4
+    for digit in digits:
+        rows, columns = np.flatnonzero(digit.max(1) > 60), np.flatnonzero(digit.max(0) > 60)
+        cut = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        if look < 0.2:
+            cut = np.ascontiguousarray(cut.T)  # in a row now, above each other when the sheet is turned back
+        scale = float(rng.uniform(0.75, 1.5))
+        wide, high = (max(1, round(side * scale)) for side in cut.shape[::-1])
+        cut = cast("Plane", cv2.resize(cut, (wide, high), interpolation=cv2.INTER_LINEAR))
+        top = int(rng.integers(0, 56 - high)) if rng.random() < 0.3 else (56 - high) // 2
+        at = max(0, at)
+        box = sheet[top : top + high, at : at + wide]
+        np.maximum(box, cut, out=box)
+        at += round(wide * rng.uniform(0.2, 0.6)) if look > 0.8 else wide + round(rng.uniform(-5, 12))
+    return framed(np.ascontiguousarray(sheet.T) if look < 0.2 else sheet)
+
+
+_SHAPES: tuple[Kind, ...] = (
+    *(_scrawl, _tangle, _sign, _crossing, _polygon, _rings, _rows, _field, _grating, _lattice, _blob, _specks),
+    *(_glyph, _fork, _figure, _glyph, _polygon, _fork, _scrawl, _specks),
+)
+
+
+def _shape(rng: Rng) -> Plane:
+    return _SHAPES[rng.integers(len(_SHAPES))](rng)
+
+
 KINDS: tuple[Kind, ...] = (
-    *(_scrawl, _tangle, _sign, _crossing, _polygon, _rings, _rows, _field, _grating, _lattice, _blob),
-    *(_glyph, _fork, _figure, _glyph, _polygon, _fork, _scrawl, _glyph),
+    *(letters.letter, letters.letter, letters.letter, letters.sign, letters.word, letters.letter, letters.sign),
+    *(glyphs.letter, glyphs.letter, glyphs.sign, glyphs.word, glyphs.page, _shape, _shape, _shape, _shape),
 )
 """They take turns; what is nearest to digits has several."""
+UNFRAMED: tuple[Kind, ...] = (_static, _level, _grain, _salt, _wave, _elsewhere, _elsewhere)
+"""What no frame made, uint8 [28, 28]; one of them in each turn."""

@@ -147,7 +147,7 @@ def _six(rng: Rng) -> list[Way]:
 def _seven(rng: Rng) -> list[Way]:
     """A nearly level bar with or without a drop at its left, a straight or bent stem, often crossed."""
     foot, lift = rng.uniform(0.15, 0.6), rng.uniform(-0.03, 0.12)
-    head = [(0, lift), (1, 0), (1, 0)]
+    head: list[tuple[float, float]] = [(0, lift), (1, 0), (1, 0)]
     if rng.random() < 0.3:
         head.insert(0, (rng.uniform(-0.02, 0.05), lift + rng.uniform(0.08, 0.25)))
     bent = rng.uniform(-0.12, 0.05)
@@ -172,7 +172,7 @@ def _eight(rng: Rng) -> list[Way]:
 def _nine(rng: Rng) -> list[Way]:
     """A loop with a straight, leaning or hooked tail; some angular or open at the top."""
     look = int(rng.integers(4))
-    tails = [
+    tails: list[list[tuple[float, float]]] = [
         [(rng.uniform(0.75, 0.95), 1)],
         [(0.8, 0.6), (rng.uniform(0.3, 0.6), 1)],
         [(0.9, 0.7), (0.75, 0.97), (0.4, 1), (rng.uniform(0, 0.2), rng.uniform(0.8, 0.95))],

@@ -1,4 +1,4 @@
-"""The convolutional digit network: three 3x3 convolutions and a dense layer, 93,322 weights when served.
+"""The convolutional digit network: three 3x3 convolutions and a dense layer, 93,322 weights, and a head for outliers.
 
 The shape is the introductory network of F. Chollet, "Deep Learning with Python" (2nd edition, section 8.1). Batch
 norm (Ioffe and Szegedy, 2015) and dropout serve training only: `folded` writes the norms into the layers next to them.
@@ -73,21 +73,34 @@ class LeanCnn(nn.Module):
     the first convolution, which is exact as it has no padding, and a ReLU right behind its convolution comes for free.
     """
 
+    seen, doubt_layers = 1600, (64,)
+    """Width of what `read` gives, and of the hidden layers of the head that tells outliers by it."""
+
     def __init__(self, network: DigitCnn) -> None:
         super().__init__()
         twin = network.folded()
         first, pool, relu, *rest = twin.features
         if not isinstance(first, nn.Conv2d):
             raise TypeError("the first layer is no convolution")
-        self.features = nn.Sequential(_on_raw_pixels(first, network.mean, network.std), relu, pool)
+        layers = nn.Sequential(_on_raw_pixels(first, network.mean, network.std), relu, pool)
         for layer in rest:
-            behind_pool = isinstance(layer, nn.ReLU) and isinstance(self.features[-1], nn.MaxPool2d)
-            self.features.insert(len(self.features) - behind_pool, layer)
+            behind_pool = isinstance(layer, nn.ReLU) and isinstance(layers[-1], nn.MaxPool2d)
+            layers.insert(len(layers) - behind_pool, layer)
+        second_pool = [place for place, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)][1]
+        self.first, self.last = layers[: second_pool + 1], layers[second_pool + 1 :]
         self.head = twin.head
 
     def forward(self, pixels: Tensor) -> Tensor:
-        seen = pixels[:, :_SEEN, :_SEEN].to(torch.float32).unsqueeze(1)  # 26, then 24, 12, 10, 5 and 3
-        logits: Tensor = self.head(self.features(seen))
+        return self.logits(self.read(pixels))
+
+    def read(self, pixels: Tensor) -> Tensor:
+        """What the first two convolutions see [batch, 1600]: 64 maps of 5x5."""
+        seen = pixels[:, :_SEEN, :_SEEN].to(torch.float32).unsqueeze(1)  # 26, then 24, 12, 10 and 5
+        return torch.flatten(self.first(seen), 1)
+
+    def logits(self, seen: Tensor) -> Tensor:
+        """The logits from that."""
+        logits: Tensor = self.head(self.last(seen.view(-1, 64, 5, 5)))
         return logits
 
 

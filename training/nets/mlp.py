@@ -14,6 +14,9 @@ from training.nets.cnn import fold
 class DigitMlp(nn.Module):
     """Logits [batch, 10] of images uint8 [batch, 28, 28]; `mean` and `std` are those of the training pixels in 0..1."""
 
+    seen, doubt_layers = 784, (256, 64)
+    """Width of what `read` gives, and of the hidden layers of the head that tells outliers by it."""
+
     def __init__(self, mean: float, std: float, dropout: float = 0.1) -> None:
         super().__init__()
         self.mean, self.std = mean, std
@@ -32,6 +35,15 @@ class DigitMlp(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.layers((pixels.to(torch.float32) / 255.0 - self.mean) / self.std)
+        return logits
+
+    def read(self, pixels: Tensor) -> Tensor:
+        """The image itself [batch, 784], in units of the training pixels' deviation."""
+        return torch.flatten((pixels.to(torch.float32) / 255.0 - self.mean) / self.std, 1)
+
+    def logits(self, seen: Tensor) -> Tensor:
+        """The logits from that."""
+        logits: Tensor = self.layers(seen)
         return logits
 
     def folded(self) -> DigitMlp:

@@ -1,12 +1,13 @@
 """Handwritten digits: MNIST images to the probabilities of 0..9.
 
 The training images are moved a little at random in each epoch (affine map and elastic warp), as P. Simard et al.
-advise for this data ("Best Practices for Convolutional Neural Networks", ICDAR 2003). In the end the head of the
-convolutional network sees pictures that show no digit as well, from which it learns doubt (`training.doubt`).
+advise for this data ("Best Practices for Convolutional Neural Networks", ICDAR 2003), beside digits of other hands
+(`datasets.hands`). In the end a head of its own learns doubt from pictures that show no digit (`training.doubt`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from training import classify, doubt
 from training.datasets import clutter, hands, mnist
 from training.nets.cnn import DigitCnn, LeanCnn
 from training.nets.mlp import DigitMlp
+from training.outliers import Answer, Calibration, calibrate
+from training.outliers import outputs as outlier_outputs
 from training.tasks.base import Inputs, Optimisation, ServingSpec, Split, Splits, Task
 
 _NETS: dict[str, type[DigitCnn | DigitMlp]] = {"cnn": DigitCnn, "mlp": DigitMlp}
@@ -34,19 +37,33 @@ _SMOOTHING = 0.1
 """Label smoothing of the training loss (C. Szegedy et al., "Rethinking the Inception Architecture", 2016)."""
 _OTHERS = 16
 """A batch has one drawn digit of another hand (`datasets.hands`) to this many of MNIST."""
-_BATCH = 128
-"""Digits beside which the head learns doubt at a time."""
+_ODD = 8
+"""Among the digits that doubt is learnt beside, one of another hand to this many."""
+_OUTLIERS, _HELD_OUT = 20_000, 4_000
+"""Pictures without one digit that are drawn to learn from and to calibrate on, at most one to a row of the split."""
+_PRIOR, _WARNED = 0.1, 0.004
+"""Share of outliers that the probabilities reckon with, and share of the validation rows that carry a warning."""
 
 
 class Serving(nn.Module):
-    """Probabilities [batch, 10] from images uint8 [batch, 28, 28]."""
+    """Probabilities [batch, 10] and the outlier probability [batch] of images uint8 [batch, 28, 28].
 
-    def __init__(self, network: nn.Module, temperature: float) -> None:
+    `network.read` feeds both `network.logits` and the `outlier` head.
+    """
+
+    def __init__(self, network: LeanCnn | DigitMlp, outlier: nn.Module, calibration: Calibration) -> None:
         super().__init__()
-        self.network, self.temperature = network, temperature
+        self.network, self.outlier, self.answer = network, outlier, Answer(calibration)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return torch.softmax(self.network(pixels) / self.temperature, dim=1)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits, evidence = self.both(pixels)
+        probabilities, outlier = self.answer(logits, evidence)
+        return probabilities, outlier
+
+    def both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [batch, 10] and the outlier logit [batch], before the calibrated step."""
+        seen = self.network.read(pixels)
+        return self.network.logits(seen), self.outlier(seen).squeeze(1)
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -68,16 +85,25 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return images.squeeze(1).round().clamp(0, 255).to(torch.uint8)
 
 
-def strangers(digits: Tensor, count: int) -> Tensor:
-    """Pictures without one digit uint8 [count, 28, 28]: seven in eight from the bank, the rest two digits in a row.
+class Outliers:
+    """Pictures that show no digit or several, drawn once; as many as suit a training split of digits [rows, 28, 28]."""
 
-    The choice comes from torch's global generator.
-    """
-    bank, pairs = clutter.bank(), count // 8
-    drawn = augment(bank[torch.randint(len(bank), (count - pairs,))], torch.default_generator)
-    beside = torch.cat([digits[:pairs, :, 4:], digits.roll(1, 0)[:pairs, :, :24]], 2).unsqueeze(1).float()
-    low = F.pad(F.interpolate(beside, (16, 28), mode="area").squeeze(1), (0, 0, 6, 6))
-    return torch.cat([drawn.to(digits.device), low.round().to(torch.uint8)])
+    def __init__(self, digits: Tensor, rows: int, seed: int) -> None:
+        pairs, wrong = max(1, rows // 7), max(1, rows // 20)
+        together, mistaken = clutter.several(digits.numpy(), pairs, seed), clutter.mistaken(digits.numpy(), wrong, seed)
+        self.pictures = torch.cat([clutter.bank(max(1, rows - pairs - wrong), seed), together, mistaken])
+
+    def draw(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Some of them uint8 [rows, 28, 28], most of them moved at random as digits are."""
+        return augment(self.pictures[torch.randint(len(self.pictures), (rows,), generator=generator)], generator)
+
+
+def digits_of_all_hands(digits: Tensor, rows: int, generator: torch.Generator) -> Tensor:
+    """Images uint8 [rows, 28, 28] of the training split, and of other hands, as in training."""
+    drawn, _ = hands.bank()
+    others = drawn[torch.randint(len(drawn), (rows // _ODD,), generator=generator)]
+    chosen = digits[torch.randint(len(digits), (rows - len(others),), generator=generator)]
+    return augment(torch.cat([hands.restyled(chosen, generator), others]), generator)
 
 
 def _range(default: float, least: float, most: float) -> Range:
@@ -176,32 +202,44 @@ class DigitTask:
         return classify.losses(outputs["probabilities"], split.targets)
 
     def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
-        """The network without its norms, behind the temperature that suits the validation split.
-
-        The convolutional one has learnt doubt of pictures without a digit in between.
-        """
+        """The network without its norms and a head that has learnt doubt, behind the calibrated step."""
         if not isinstance(module, DigitCnn | DigitMlp):
             raise TypeError(f"{type(module).__name__} is not a digit network")
-        served: nn.Module = module.folded()
-        if isinstance(served, DigitCnn):
-            moved = self.batches(splits.train, _BATCH, torch.Generator().manual_seed(0))
-            doubt.learn(served, ((inputs["pixels"], labels) for inputs, labels in moved), strangers, _SMOOTHING)
-            served = LeanCnn(served)
-        raw = self.predict(served, splits.validation)
-        targets = splits.validation.targets
+        served = LeanCnn(module) if isinstance(module, DigitCnn) else module.folded()
+        served.eval()
+        pixels, rows = splits.train.inputs["pixels"], len(splits.train)
+        outliers = Outliers(pixels, min(_OUTLIERS, rows), seed=0)
+        known = functools.partial(digits_of_all_hands, pixels)
+        head = doubt.head(served.seen, served.doubt_layers)
+        doubt.learn(served.read, head, known, outliers.draw, doubt.steps(rows))
+        return self._calibrated(served, head, splits)
+
+    def _calibrated(
+        self, served: LeanCnn | DigitMlp, head: nn.Module, splits: Splits
+    ) -> tuple[Serving, dict[str, float]]:
+        """With the temperature and the outlier line that suit the validation split and outliers of another seed."""
+        raw, targets = self.predict(served, splits.validation), splits.validation.targets
         heat = classify.temperature(raw, targets)
-        calibration = {
-            "temperature": heat,
+        pixels = splits.validation.inputs["pixels"]
+        others = Outliers(pixels, min(_HELD_OUT, len(pixels)), seed=1).pictures
+        known, unknown = (self._evidence(served, head, rows) for rows in (pixels, others))
+        found = calibrate(heat, known, unknown, prior=_PRIOR, warned_share=_WARNED)
+        figures = {
             "ece_before": classify.calibration_error(raw.softmax(1), targets),
             "ece_after": classify.calibration_error((raw / heat).softmax(1), targets),
         }
-        return Serving(served, heat).eval(), calibration
+        return Serving(served, head, found).eval(), found.figures() | figures
+
+    def _evidence(self, served: LeanCnn | DigitMlp, head: nn.Module, pixels: Tensor) -> Tensor:
+        """The outlier logits [rows] of images."""
+        with torch.no_grad():
+            return torch.cat([head(served.read(part)).squeeze(1) for part in torch.split(pixels, 256)])
 
     def spec(self, splits: Splits) -> ServingSpec:  # noqa: ARG002 (known without the data)
-        """uint8 [batch, 28, 28] in, float32 [batch, 10] out."""
+        """uint8 [batch, 28, 28] in, float32 [batch, 10] and [batch] out."""
         return ServingSpec(
             inputs=[TensorSpec(name="pixels", dtype="uint8", shape=["batch", 28, 28])],
-            outputs=[TensorSpec(name="probabilities", dtype="float32", shape=["batch", 10])],
+            outputs=outlier_outputs(10),
             buckets=Buckets(rows=[1, 2, 4, 8, 16, 32, 64]),
             labels=[str(digit) for digit in range(10)],
         )
