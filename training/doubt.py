@@ -45,10 +45,10 @@ def steps(rows: int) -> int:
 
 
 def learn(read: Read, module: nn.Module, digits: Draw, outliers: Draw, count: int) -> None:
-    """Train a head, in place, over `count` batches that `digits` and `outliers` draw: uint8 [rows, 28, 28] for a number of rows.
+    """Train a head, in place, over `count` batches; `digits` and `outliers` draw rows uint8 [rows, 28, 28] of them.
 
-    `read(pixels)` gives what the network sees [rows, width] and is not trained. The same draws and
-    the same beginning give the same head; nothing is taken from torch's global generator.
+    `read(pixels)` gives what the network sees [rows, width] and is not trained. The same draws and the same beginning
+    give the same head; nothing is taken from torch's global generator.
     """
     generator = torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(module.parameters(), lr=_RATE, weight_decay=_DECAY)

@@ -69,14 +69,14 @@ def test_augmentation_moves_digits_a_little_and_repeats_with_its_seed(splits: Sp
 
 def test_outliers_are_as_many_as_asked_and_repeat_with_their_seed(splits: Splits) -> None:
     """Drawn pictures, several digits and digits on a wrong scale; a draw moves most of them."""
-    digits = splits.train.inputs["pixels"][:50]
+    digits = head(splits.train, 50)
     outliers = Outliers(digits, 100, 3)
     assert torch.equal(Outliers(digits, 100, 3).pictures, outliers.pictures)
     assert outliers.pictures.shape == (100, 28, 28)
     once = outliers.draw(40, torch.Generator().manual_seed(1))
     assert torch.equal(once, outliers.draw(40, torch.Generator().manual_seed(1)))
     assert (once.shape, once.dtype) == ((40, 28, 28), torch.uint8)
-    assert len(Outliers(digits[:1], 1, 0).pictures) == 3
+    assert len(Outliers(head(digits, 1), 1, 0).pictures) == 4
 
 
 def test_batches_without_a_generator_are_in_order_and_untouched(splits: Splits) -> None:

@@ -212,12 +212,16 @@ def test_the_shipped_digit_networks_read_the_test_split_as_promised(
 def test_the_shipped_digit_networks_have_the_promised_contract() -> None:
     """Tensors, labels, weights, licences and a command to make them again."""
     store = Store(ZOO)
-    for name, weights in (("digit-cnn", 93_322), ("digit-mlp", 535_818)):
+    for name, weights in (("digit-cnn", 195_851), ("digit-mlp", 753_291)):
         live = store.live(name)
         assert live is not None
         manifest = read_manifest(store.folder(name, live))
         assert [(one.name, one.dtype, one.shape) for one in manifest.inputs] == [("pixels", "uint8", ["batch", 28, 28])]
-        assert [(one.name, one.shape) for one in manifest.outputs] == [("probabilities", ["batch", 10])]
+        assert [(one.name, one.shape) for one in manifest.outputs] == [
+            ("probabilities", ["batch", 10]),
+            ("outlier", ["batch"]),
+        ]
+        assert manifest.doubt is not None
         assert manifest.labels == list("0123456789")
         assert manifest.provenance.weights == weights
         assert manifest.provenance.command.startswith("python -m training fit digit --network")

@@ -120,13 +120,15 @@ def test_the_draft_says_how_the_version_came_to_be(candidate: Path) -> None:
     )
     assert made.seed == 3
     assert made.data[0].file == "mnist/train-images-idx3-ubyte.gz"
-    assert made.weights == 535_818
+    assert made.weights == 753_291
     assert made.epochs_run == len(made.history) == 4
     assert made.settings["rows"] == dict(zip(("train", "validation", "test"), ROWS, strict=True))
     assert made.settings["optimisation"]["schedule"] == "onecycle"
     assert {"python", "torch", "onnx", "numpy"} <= set(made.libraries)
     assert draft.buckets.rows == [1, 2, 4, 8, 16, 32, 64]
     assert draft.calibration["temperature"] > 0
+    assert draft.doubt is not None
+    assert draft.doubt.threshold == draft.calibration["outlier_threshold"]
 
 
 def test_the_golden_sample_repeats_on_the_file(candidate: Path, data_dir: Path) -> None:
@@ -135,7 +137,9 @@ def test_the_golden_sample_repeats_on_the_file(candidate: Path, data_dir: Path) 
     pixels = torch.tensor(golden.inputs["pixels"], dtype=torch.uint8)
     assert torch.equal(pixels, SmallDigit().load(data_dir, 0).validation.inputs["pixels"][:3])
     outputs = export.run(export.session(candidate / "model.onnx"), {"pixels": pixels})
-    np.testing.assert_allclose(outputs["probabilities"], golden.outputs["probabilities"], atol=golden.atol)
+    assert set(golden.outputs) == {"probabilities", "outlier"}
+    for name, values in golden.outputs.items():
+        np.testing.assert_allclose(outputs[name], values, atol=golden.atol)
 
 
 def test_the_figures_are_those_of_the_onnx_file(candidate: Path, data_dir: Path) -> None:

@@ -51,7 +51,12 @@ def bank(rows: int = ROWS, seed: int = 0) -> Tensor:
 
 
 def _drawn(kind: int, rng: Rng) -> Plane:
-    return UNFRAMED[rng.integers(len(UNFRAMED))](rng) if kind == len(KINDS) else framed(KINDS[kind](rng))
+    if kind == len(KINDS):
+        return UNFRAMED[rng.integers(len(UNFRAMED))](rng)
+    picture = framed(KINDS[kind](rng))
+    if rng.random() < 0.5:  # as soft as scans: how sharp its edges are must not tell a drawn picture
+        return picture
+    return cast("Plane", cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.35, 0.9)))
 
 
 def _sheet() -> Plane:
@@ -296,6 +301,21 @@ def mistaken(pictures: NDArray[np.uint8], rows: int, seed: int = 0) -> Tensor:
     tops = rng.choice(np.array([1, 1, 16, 16, 60, -255]), size=(rows, 1, 1))
     scaled = np.rint(chosen / 255 * tops) + np.where(tops < 0, 255, 0)
     return torch.from_numpy(scaled.astype(np.uint8))
+
+
+def turned(digits: NDArray[np.uint8], labels: NDArray[np.int64], rows: int, seed: int = 0) -> Tensor:
+    """Digits of [n, 28, 28] that lie on a side or are mirrored, uint8 [rows, 28, 28]; none that is then another digit.
+
+    They have the very strokes of the digits: what tells them is their shape alone, and not how a picture was drawn.
+    """
+    rng = np.random.default_rng(seed)
+    lying, mirrored = (np.flatnonzero(np.isin(labels, chosen)) for chosen in ([2, 3, 4, 5, 7], [3, 4, 7, 9]))
+    found = []
+    for row in range(rows):
+        places = mirrored if row % 3 == 2 and len(mirrored) else lying
+        picture = digits[places[rng.integers(len(places))]] if len(places) else np.zeros((_SIDE, _SIDE), np.uint8)
+        found.append(np.fliplr(picture) if places is mirrored else np.rot90(picture, 1 if row % 3 else -1))
+    return torch.from_numpy(np.stack(found))
 
 
 def several(digits: NDArray[np.uint8], rows: int, seed: int = 0) -> Tensor:

@@ -20,6 +20,7 @@ A: 5,100 45,0 90,100 25,60 85,62
 a: o 42,60,40,38,-30,-330 / 88,20 85,75 100,100
 a: 85,35 50,20 10,40 5,75 35,98 75,75 88,30 85,80 100,100
 a: 10,15 50,0 85,15 88,100 / 88,50 40,45 5,70 25,98 65,95 88,70
+a: 8,20 35,0 75,5 85,30 85,85 100,98 / 85,42 30,48 3,72 20,98 60,92 85,68
 C: 95,15 60,0 15,20 0,60 20,92 60,100 98,85
 C: o 55,50,50,50,-50,-260
 c: 90,25 50,5 8,35 5,70 35,98 92,85
@@ -75,6 +76,7 @@ T: 0,8 100,0 / 55,3 45,100 / 25,100 65,100
 t: 45,0 45,85 65,100 95,88 / 5,35 90,35
 t: 50,0 50,100 / 10,30 90,28
 U: 5,0 5,65 30,98 70,98 95,65 95,0
+U: 5,5 5,70 25,100 75,100 95,70 95,5 / -8,3 18,3 / 82,3 108,3
 U: 0,10 15,0 10,70 40,100 80,75 88,0 85,85 105,100
 u: 5,10 8,75 40,98 80,70 88,10 / 88,10 88,80 105,98
 u: 0,20 12,10 8,80 40,98 80,60 85,10 85,85 105,95
@@ -98,8 +100,11 @@ y: 0,15 12,10 15,50 40,62 75,45 82,10 / 82,10 75,95 40,130 15,105 60,75
 _SIGNS = """
 ?: 5,20 30,0 75,5 95,25 75,48 50,60 50,75 / 50,96 52,100
 ?: 10,25 40,0 90,15 70,45 45,50 48,72 / 46,95 50,100
+hook: 10,22 35,0 75,3 92,28 70,50 52,62 50,100
+hook: 5,25 30,2 70,0 90,22 80,45 55,55 45,75 45,100
 !: 50,0 48,65 / 48,95 52,100
 !: 35,0 60,0 50,65 35,0 / 46,94 50,100
+!: 60,0 45,72 / 40,97 43,100
 #: 35,0 20,100 / 80,0 65,100 / 0,32 100,30 / 0,68 95,66
 &: 95,100 30,30 40,0 65,12 50,40 10,65 10,95 45,100 90,55
 &: 90,5 40,0 30,30 60,48 20,55 5,85 50,100 85,70 / 85,55 90,100
@@ -189,8 +194,8 @@ def letter(rng: Rng) -> Plane:
 
 
 def sign(rng: Rng) -> Plane:
-    """One sign by hand: punctuation, arithmetic, arrows, marks, letters of other scripts."""
-    return _one_of(_SIGNS, rng)
+    """One sign by hand: punctuation, arithmetic, arrows, marks, letters of other scripts; the first ones more often."""
+    return _one_of(_SIGNS, rng, 9 if rng.random() < 0.4 else None)
 
 
 def word(rng: Rng) -> Plane:
@@ -204,7 +209,7 @@ def word(rng: Rng) -> Plane:
     return by_hand([stroke + np.array([0, 0.4]) for stroke in strokes], rng, shake=0.02 / count, pen=(2, 7))
 
 
-def _one_of(text: str, rng: Rng) -> Plane:
-    names = _names(text)
+def _one_of(text: str, rng: Rng, first: int | None = None) -> Plane:
+    names = _names(text)[:first]
     forms = names[rng.integers(len(names))]
-    return by_hand(forms[rng.integers(len(forms))], rng, shake=float(rng.uniform(0.015, 0.05)))
+    return by_hand(forms[rng.integers(len(forms))], rng, shake=float(rng.uniform(0.015, 0.06)))

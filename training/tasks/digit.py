@@ -37,11 +37,11 @@ _SMOOTHING = 0.1
 """Label smoothing of the training loss (C. Szegedy et al., "Rethinking the Inception Architecture", 2016)."""
 _OTHERS = 16
 """A batch has one drawn digit of another hand (`datasets.hands`) to this many of MNIST."""
-_ODD = 8
+_ODD = 5
 """Among the digits that doubt is learnt beside, one of another hand to this many."""
 _OUTLIERS, _HELD_OUT = 20_000, 4_000
 """Pictures without one digit that are drawn to learn from and to calibrate on, at most one to a row of the split."""
-_PRIOR, _WARNED = 0.1, 0.004
+_PRIOR, _WARNED = 0.05, 0.004
 """Share of outliers that the probabilities reckon with, and share of the validation rows that carry a warning."""
 
 
@@ -86,12 +86,19 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Outliers:
-    """Pictures that show no digit or several, drawn once; as many as suit a training split of digits [rows, 28, 28]."""
+    """Pictures that show no digit or several, drawn once; as many as suit a split of so many digits."""
 
-    def __init__(self, digits: Tensor, rows: int, seed: int) -> None:
-        pairs, wrong = max(1, rows // 7), max(1, rows // 20)
-        together, mistaken = clutter.several(digits.numpy(), pairs, seed), clutter.mistaken(digits.numpy(), wrong, seed)
-        self.pictures = torch.cat([clutter.bank(max(1, rows - pairs - wrong), seed), together, mistaken])
+    def __init__(self, split: Split, rows: int, seed: int) -> None:
+        digits, labels = split.inputs["pixels"].numpy(), split.targets.numpy()
+        pairs, turned, wrong = (max(1, rows // share) for share in (7, 12, 20))
+        self.pictures = torch.cat(
+            [
+                clutter.bank(max(1, rows - pairs - turned - wrong), seed),
+                clutter.several(digits, pairs, seed),
+                clutter.turned(digits, labels, turned, seed),
+                clutter.mistaken(digits, wrong, seed),
+            ]
+        )
 
     def draw(self, rows: int, generator: torch.Generator) -> Tensor:
         """Some of them uint8 [rows, 28, 28], most of them moved at random as digits are."""
@@ -124,14 +131,14 @@ class DigitTask:
         networks={
             "cnn": NetworkRecipe(
                 model="digit-cnn",
-                summary="Three 3x3 convolutions and a dense layer, 93,322 weights.",
+                summary="Three 3x3 convolutions, a dense layer and a head for outliers, 195,851 weights.",
                 epochs=_range(24, 1, 200),
                 batch_size=_range(128, 8, 1024),
                 learning_rate=_range(0.004, 1e-6, 1.0),
             ),
             "mlp": NetworkRecipe(
                 model="digit-mlp",
-                summary="Two hidden dense layers of 512 and 256, 535,818 weights.",
+                summary="Two hidden dense layers of 512 and 256 and a head for outliers, 753,291 weights.",
                 epochs=_range(20, 1, 200),
                 batch_size=_range(128, 8, 1024),
                 learning_rate=_range(0.003, 1e-6, 1.0),
@@ -208,7 +215,7 @@ class DigitTask:
         served = LeanCnn(module) if isinstance(module, DigitCnn) else module.folded()
         served.eval()
         pixels, rows = splits.train.inputs["pixels"], len(splits.train)
-        outliers = Outliers(pixels, min(_OUTLIERS, rows), seed=0)
+        outliers = Outliers(splits.train, min(_OUTLIERS, rows), seed=0)
         known = functools.partial(digits_of_all_hands, pixels)
         head = doubt.head(served.seen, served.doubt_layers)
         doubt.learn(served.read, head, known, outliers.draw, doubt.steps(rows))
@@ -221,7 +228,7 @@ class DigitTask:
         raw, targets = self.predict(served, splits.validation), splits.validation.targets
         heat = classify.temperature(raw, targets)
         pixels = splits.validation.inputs["pixels"]
-        others = Outliers(pixels, min(_HELD_OUT, len(pixels)), seed=1).pictures
+        others = Outliers(splits.validation, min(_HELD_OUT, len(pixels)), seed=1).pictures
         known, unknown = (self._evidence(served, head, rows) for rows in (pixels, others))
         found = calibrate(heat, known, unknown, prior=_PRIOR, warned_share=_WARNED)
         figures = {
