@@ -88,13 +88,10 @@ def test_batches_without_a_generator_are_in_order_and_untouched(splits: Splits) 
 
 def test_training_batches_hold_every_row_once_beside_digits_of_other_hands(splits: Splits) -> None:
     """Shuffling loses and repeats nothing, and one in sixteen is drawn."""
-    parts = [targets for _, targets in TASK.batches(splits.validation, 512, torch.Generator().manual_seed(0))]
-    own, drawn = zip(
-        *(part.split([len(part) * 16 // 17, len(part) - len(part) * 16 // 17]) for part in parts), strict=True
-    )
+    parts = [targets for _, targets in TASK.batches(splits.validation, 500, torch.Generator().manual_seed(0))]
+    own, drawn = zip(*(part.split([500, 500 // 16]) for part in parts), strict=True)
     assert torch.equal(torch.cat(own).bincount(), splits.validation.targets.bincount())
     assert not torch.equal(torch.cat(own), splits.validation.targets)
-    assert len(torch.cat(drawn)) == sum(max(1, rows // 16) for rows in [512] * 9 + [392])
     assert torch.cat(drawn).bincount().min() > 10
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from training.datasets.strokes import Rng, Way, by_hand, framed, ring, way
 
 ROWS = 12_000
+"""As many as a full training draws from; smaller data sets need fewer."""
 _SHARES = (0.04, 0.04, 0.05, 0.04)
 """Shares of the rows that `restyled` gives a felt pen, a fine pen, few pixels, and another slant and width."""
 _SLANT, _WIDTH = 0.35, (0.7, 1.25)

@@ -107,7 +107,7 @@ class Outliers:
 
 def digits_of_all_hands(digits: Tensor, rows: int, generator: torch.Generator) -> Tensor:
     """Images uint8 [rows, 28, 28] of the training split, and of other hands, as in training."""
-    drawn, _ = hands.bank()
+    drawn, _ = hands.bank(min(hands.ROWS, len(digits)))
     others = drawn[torch.randint(len(drawn), (rows // _ODD,), generator=generator)]
     chosen = digits[torch.randint(len(digits), (rows - len(others),), generator=generator)]
     return augment(torch.cat([hands.restyled(chosen, generator), others]), generator)
@@ -180,7 +180,7 @@ class DigitTask:
                 yield {"pixels": pixels[chosen]}, split.targets[chosen]
                 continue
             several = chosen if len(chosen) > 1 else order[[0, -1]]  # batch norm cannot learn from a single row
-            drawn, labels = hands.bank()
+            drawn, labels = hands.bank(min(hands.ROWS, rows))
             others = torch.randint(len(drawn), (max(1, len(several) // _OTHERS),), generator=generator)
             seen = torch.cat([hands.restyled(pixels[several], generator), drawn[others]])
             yield {"pixels": augment(seen, generator)}, torch.cat([split.targets[several], labels[others]])
