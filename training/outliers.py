@@ -46,10 +46,15 @@ class Answer(nn.Module):
 
     def forward(self, logits: Tensor, outlier_logit: Tensor) -> tuple[Tensor, Tensor]:
         found = self.calibration
-        outlier = torch.sigmoid(outlier_logit * found.outlier_slope + found.outlier_intercept)
+        if found.temperature != 1:
+            logits = logits / found.temperature
+        if found.outlier_slope != 1:
+            outlier_logit = outlier_logit * found.outlier_slope
+        if found.outlier_intercept:
+            outlier_logit = outlier_logit + found.outlier_intercept
+        outlier, known = torch.sigmoid(outlier_logit), torch.softmax(logits, dim=1)
         share = outlier.unsqueeze(1)
-        known = torch.softmax(logits / found.temperature, dim=1)
-        return (1 - share) * known + share / logits.shape[1], outlier
+        return known + share * (1 / logits.shape[1] - known), outlier  # (1 - o) * known + o / classes in fewer steps
 
 
 def outputs(classes: int) -> list[TensorSpec]:

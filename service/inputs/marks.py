@@ -72,6 +72,9 @@ def _belongs(labels: NDArray[np.int32], boxes: Boxes, darkness: NDArray[np.float
     gap = np.hypot(gap_x, gap_y) / size
     share = standing / standing[main]
     keep = ((share > 0.05) & (gap < 0.15)) | ((share > 0.2) & (gap < 0.5)) | ((share > 0.012) & (gap < 0.04))
+    # a dot above or below the main mark makes it an exclamation mark or an i, which the network must see to doubt it
+    small = np.maximum(wide, high) < 0.3 * size
+    keep |= (share > 0.03) & small & (gap_x < 0.1 * size) & (gap_y > 0) & (gap_y < 0.4 * size)
     keep &= darkness > 0.67 * darkness[main]
     keep &= ~_hanging_in(labels, boxes, main)
     keep[main] = True

@@ -112,7 +112,7 @@ def test_fewer_operations_change_no_answer() -> None:
     lean = LeanCnn(trained)
     pixels = TASK.example(64, 0, 0)["pixels"]
     torch.testing.assert_close(lean(pixels), trained(pixels), atol=1e-5, rtol=1e-5)
-    assert lean.read(pixels).shape == (64, lean.seen)
+    assert lean.read(pixels).flatten(1).shape == (64, lean.seen)
     assert sum(parameter.numel() for parameter in lean.parameters()) == 93_322
     edge = pixels.clone()
     edge[:, 26:], edge[:, :, 26:] = 255, 0
@@ -165,7 +165,10 @@ def test_serving_gives_probabilities_and_keeps_the_order(few: Splits) -> None:
         probabilities, outlier = served(pixels)
         assert torch.equal(probabilities.argmax(1), network(pixels).argmax(1))
     torch.testing.assert_close(probabilities.sum(1), torch.ones(64))
+    chances = torch.softmax(network(pixels).detach() / calibration["temperature"], 1)
     assert outlier.shape == (64,)
+    expected = chances + outlier.unsqueeze(1) * (0.1 - chances)
+    torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=0)
     assert ((outlier > 0) & (outlier < 1)).all()
 
 

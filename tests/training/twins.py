@@ -94,7 +94,7 @@ def digit(module: nn.Module, serving: nn.Module, inputs: Inputs) -> Outputs:
         logits = chain([*[*folded.features][6:], *serving.network.head], seen)
     else:
         seen, logits = x, chain(serving.network.layers, x)
-    evidence = chain(serving.outlier, seen.reshape(len(seen), -1))[:, 0]
+    evidence = chain(serving.outlier, seen)[:, 0]
     return mixed(logits, evidence, serving.answer.calibration)
 
 

@@ -73,8 +73,8 @@ class LeanCnn(nn.Module):
     the first convolution, which is exact as it has no padding, and a ReLU right behind its convolution comes for free.
     """
 
-    seen, doubt_layers = 1600, (64,)
-    """Width of what `read` gives, and of the hidden layers of the head that tells outliers by it."""
+    seen, doubt_layers = 1600, (32,)
+    """How many values `read` gives a row, and the widths of the hidden layers of the head that tells outliers by it."""
 
     def __init__(self, network: DigitCnn) -> None:
         super().__init__()
@@ -90,17 +90,22 @@ class LeanCnn(nn.Module):
         self.first, self.last = layers[: second_pool + 1], layers[second_pool + 1 :]
         self.head = twin.head
 
+    @property
+    def last_layer(self) -> nn.Module:
+        """What gives the logits."""
+        return self.head[-1]
+
     def forward(self, pixels: Tensor) -> Tensor:
         return self.logits(self.read(pixels))
 
     def read(self, pixels: Tensor) -> Tensor:
-        """What the first two convolutions see [batch, 1600]: 64 maps of 5x5."""
-        seen = pixels[:, :_SEEN, :_SEEN].to(torch.float32).unsqueeze(1)  # 26, then 24, 12, 10 and 5
-        return torch.flatten(self.first(seen), 1)
+        """What the first two convolutions see [batch, 64, 5, 5]."""
+        maps: Tensor = self.first(pixels[:, :_SEEN, :_SEEN].to(torch.float32).unsqueeze(1))  # 26, then 24, 12, 10 and 5
+        return maps
 
     def logits(self, seen: Tensor) -> Tensor:
         """The logits from that."""
-        logits: Tensor = self.head(self.last(seen.view(-1, 64, 5, 5)))
+        logits: Tensor = self.head(self.last(seen))
         return logits
 
 

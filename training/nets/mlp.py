@@ -15,7 +15,7 @@ class DigitMlp(nn.Module):
     """Logits [batch, 10] of images uint8 [batch, 28, 28]; `mean` and `std` are those of the training pixels in 0..1."""
 
     seen, doubt_layers = 784, (256, 64)
-    """Width of what `read` gives, and of the hidden layers of the head that tells outliers by it."""
+    """How many values `read` gives a row, and the widths of the hidden layers of the head that tells outliers by it."""
 
     def __init__(self, mean: float, std: float, dropout: float = 0.1) -> None:
         super().__init__()
@@ -36,6 +36,11 @@ class DigitMlp(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.layers((pixels.to(torch.float32) / 255.0 - self.mean) / self.std)
         return logits
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """What gives the logits."""
+        return self.layers[-1]
 
     def read(self, pixels: Tensor) -> Tensor:
         """The image itself [batch, 784], in units of the training pixels' deviation."""
