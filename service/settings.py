@@ -20,7 +20,7 @@ ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 class Settings(BaseSettings):
     """Everything an operator may set; a wrong value refuses to start with a sentence."""
 
-    model_config = SettingsConfigDict(env_prefix="NEUROSERVE_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="NEUROSERVE_", env_ignore_empty=True, extra="ignore")
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 takes a free one")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from service.settings import Settings
 from tests.models.test_environment import KUBERNETES
 from tests.server import ROOT, Server
 
@@ -57,6 +58,16 @@ def test_wrong_names_and_values_are_one_sentence(tmp_path, name, value, says):
         assert says in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert "secret" not in done.stderr
+
+
+def test_an_empty_value_is_no_value(monkeypatch):
+    """As for the worker: an empty state folder would be the working directory, and two stores instead of one."""
+    for name in [key for key in os.environ if key.startswith("NEUROSERVE_")]:
+        monkeypatch.delenv(name)
+    plain = Settings()
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"NEUROSERVE_{name.upper()}", "")
+    assert Settings() == plain
 
 
 def test_other_programs_of_the_training_look_for_typing_errors_too(tmp_path):
