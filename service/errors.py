@@ -22,6 +22,7 @@ A class fixes the status; `code` is the stable word a client may switch on; `det
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 Location = Sequence[str | int]
@@ -133,6 +134,12 @@ class Unavailable(ServiceError):
     """Not ready, shutting down, or the device is lost."""
 
     status, title, code, retry_after_s = 503, "Service unavailable", "unavailable", 1
+
+    @classmethod
+    def store(cls, cause: Exception, root: Path, code: str = "store_unavailable") -> Unavailable:
+        """What the model store at `root` does not allow now, told without saying where the store lies."""
+        said = str(cause).replace(f"{root}/", "").replace(str(root), "the model store")
+        return cls(f"{said}.", code=code)
 
 
 class DeadlinePassed(ServiceError):

@@ -140,7 +140,7 @@ class Registry:
         try:
             return await self._loader.look(call, *args, **kwargs)
         except StoreReadError as exc:
-            raise Unavailable(f"{exc}.", code="store_unavailable") from None
+            raise Unavailable.store(exc, self.store.root) from None
 
     async def change(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """A call that changes the store, on the loader's thread; raises what the call does."""

@@ -271,7 +271,7 @@ class Slot:
         except VersionNotFoundError as exc:
             raise NotFound(f"{exc}.", code="version_not_found") from None
         except StoreReadError as exc:
-            raise Unavailable(f"{exc}.", code="store_unavailable") from None
+            raise Unavailable.store(exc, self._store.root) from None
         except (VersionDamagedError, EngineError, DeviceError) as exc:
             self._refuse(version, str(exc))
             raise Unavailable(str(exc), code="version_unavailable") from None

@@ -130,11 +130,11 @@ async def start_canary(
     except CanaryRunsError as exc:
         raise Conflict(f"{exc}; end it with DELETE first.", code="canary_runs") from None
     except StoreReadError as exc:
-        raise Unavailable(f"{exc}.", code="store_unavailable") from None
+        raise Unavailable.store(exc, registry.store.root) from None
     except (StoreError, EngineError, DeviceError) as exc:
         raise Conflict(f"{exc}.", code="version_unusable") from None
     except CanaryError as exc:
-        raise Unavailable(f"{exc}.", code="canary_not_written") from None
+        raise Unavailable.store(exc, registry.store.root, "canary_not_written") from None
     response.headers["Location"] = f"/models/{name}/canary"
     return await _info(registry, name)
 
@@ -168,7 +168,7 @@ async def end_canary(name: str, registry: TheRegistry) -> CanaryInfo:
         if order is None or not await registry.canaries.end(name, order, "ended", "ended by DELETE"):
             raise NotFound(f"{name} has no canary.", code="canary_not_found")
     except CanaryError as exc:
-        raise Unavailable(f"{exc}.", code="canary_not_written") from None
+        raise Unavailable.store(exc, registry.store.root, "canary_not_written") from None
     await registry.follow(name)
     return await _info(registry, name)
 
@@ -183,7 +183,7 @@ async def _info(registry: Registry, name: str) -> CanaryInfo:
     try:
         state = await registry.canaries.state(name)
     except CanaryError as exc:
-        raise Unavailable(f"{exc}.", code="canary_unreadable") from None
+        raise Unavailable.store(exc, registry.store.root, "canary_unreadable") from None
     running = None
     if (order := state.running) is not None:
         figures = await registry.in_store(registry.canaries.figures, name, order)

@@ -79,7 +79,7 @@ async def _live(registry: Registry, name: str) -> Manifest:
         if version is not None:
             return await registry.in_store(registry.store.manifest, name, version)
     except StoreError as exc:
-        raise Unavailable(f"{exc}.", code="model_unavailable") from None
+        raise Unavailable.store(exc, registry.store.root, "model_unavailable") from None
     raise Unavailable(f"No version of {name} is live.", code="model_unavailable")
 
 

@@ -129,15 +129,15 @@ async def _change(registry: Registry, name: str, call: Any, /, *args: Any) -> No
     try:
         await registry.change(call, *args)
     except StoreError as exc:
-        raise _refusal(exc) from None
+        raise _refusal(exc, registry.store.root) from None
     await registry.follow(name)
 
 
-def _refusal(exc: StoreError) -> ServiceError:
+def _refusal(exc: StoreError, root: Path) -> ServiceError:
     if isinstance(exc, VersionNotFoundError):
         return NotFound(f"{exc}.", code="version_not_found")
     if isinstance(exc, StoreWriteError | StoreReadError):
-        return Unavailable(f"{exc}.", code="store_unavailable")
+        return Unavailable.store(exc, root)
     code = next((code for kind, code in _CONFLICTS.items() if isinstance(exc, kind)), "store_refused")
     return Conflict(f"{exc}.", code=code)
 

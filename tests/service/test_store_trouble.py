@@ -136,6 +136,7 @@ def test_a_folder_in_place_of_the_live_pointer_leaves_a_real_service_ready(tmp_p
             assert httpx.get(f"{server.url}/health/ready", timeout=10).status_code == 200
         listed = httpx.get(f"{server.url}/models", timeout=10)
         assert (listed.status_code, listed.json()["code"]) == (503, "store_unavailable")
+        assert listed.json()["detail"] == "digit-cnn/live cannot be read: Is a directory."
         pointer.rmdir()
         pointer.with_name("kept").rename(pointer)
         newer = store.publish(version, manifest).version
