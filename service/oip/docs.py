@@ -47,8 +47,9 @@ _SHOWN: tuple[ServiceError, ...] = (
     Busy("digit-cnn has 2048 rows waiting, the limit is 2048; try again"),
 )
 _ERRORS = {told.status: json.loads(told.body) for told in (refusal(error, "/v2", "") for error in _SHOWN)}
-_PIXELS = [0] * 784
-_PROBABILITIES = [0.91, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01]
+_PIXELS = [255 if 4 <= row < 24 and 13 <= column < 16 else 0 for row in range(28) for column in range(28)]
+"""A 1, so that the answer shown carries no warning."""
+_PROBABILITIES = [0.01, 0.91, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01]
 _INPUT = {"name": "pixels", "shape": [1, 28, 28], "datatype": "UINT8"}
 _REQUESTS = {
     "json": {"id": "7", "inputs": [{**_INPUT, "data": _PIXELS}]},
@@ -58,9 +59,10 @@ _REQUESTS = {
     },
 }
 _OUTPUT = {"name": "probabilities", "datatype": "FP32", "shape": [1, 10], "data": _PROBABILITIES}
-_BEST = {"name": "probabilities", "datatype": "BYTES", "shape": [1, 2], "data": ["0.910000:0:0", "0.010000:1:1"]}
-_FROM = {"model_name": "digit-cnn", "model_version": "3"}
-_RESPONSES = {"json": {**_FROM, "id": "7", "outputs": [_OUTPUT]}, "best_two": {**_FROM, "outputs": [_BEST]}}
+_OUTLIER = {"name": "outlier", "datatype": "FP32", "shape": [1], "data": [0.001]}
+_BEST = {"name": "probabilities", "datatype": "BYTES", "shape": [1, 2], "data": ["0.910000:1:1", "0.010000:0:0"]}
+_FROM = {"model_name": "digit-cnn", "model_version": "4"}
+_RESPONSES = {"json": {**_FROM, "id": "7", "outputs": [_OUTPUT, _OUTLIER]}, "best_two": {**_FROM, "outputs": [_BEST]}}
 _DESCRIPTION = (
     "The tensors are the graph's own, see the model's metadata. Binary tensors follow the JSON in their order, little-"
     "endian; the header then tells the length of the JSON. A length of 0 stands for a body that is nothing but the "
