@@ -143,7 +143,7 @@ def check_compression(client):
 
 def check_classification(client):
     for binary in (True, False):
-        outputs = outputs_of("topic-transformer", binary_data=binary, class_count=2)
+        outputs = [triton.InferRequestedOutput("probabilities", binary_data=binary, class_count=2)]
         texts = client.infer("topic-transformer", inputs_of("topic-transformer"), outputs=outputs)
         found = texts.as_numpy("probabilities")
         expected = golden("topic-transformer")[1]["probabilities"]

@@ -19,6 +19,8 @@ from service.errors import DeadlinePassed
 from service.slot import Loaded
 
 _LEAST = 1e-7
+_MANY_LABELS = 8
+"""With fewer labels the least probable one's share is no measure of what all have in common."""
 """Probabilities are kept so far from 0 and 1: float32 has no finer ones near 1."""
 
 _CPU_SHARE = 4
@@ -72,9 +74,14 @@ class Prober:
 def log_odds(probabilities: Array, label: int) -> Array:
     """ln(p / (1 - p)) float64 [rows] of one label, from probabilities float32 [rows, labels].
 
-    Unlike p itself it still moves where the model is all but sure.
+    Unlike p itself it still moves where the model is all but sure. What all of many labels share, as the network's
+    doubt is spread over them, is taken off first: it speaks for none of them.
     """
-    p = np.clip(probabilities[:, label].astype(np.float64), _LEAST, 1 - _LEAST)
+    chances = probabilities.astype(np.float64)
+    if chances.shape[1] >= _MANY_LABELS:
+        chances -= chances.min(1, keepdims=True)
+        chances /= np.maximum(chances.sum(1, keepdims=True), _LEAST)
+    p = np.clip(chances[:, label], _LEAST, 1 - _LEAST)
     return np.log(p) - np.log1p(-p)
 
 

@@ -42,7 +42,9 @@ def digits(pictures):
     sure = np.linspace(0.9985, 0.9999, len(pictures), dtype=np.float32)
     probabilities = np.zeros((len(pictures), 10), np.float32)
     probabilities[:, 0] = sure
-    return done_of([Part({"pixels": picture[None]}) for picture in pictures], [probabilities])
+    return done_of(
+        [Part({"pixels": picture[None]}) for picture in pictures], [probabilities, np.zeros(len(pictures), np.float32)]
+    )
 
 
 class Counted:
