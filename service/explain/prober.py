@@ -19,9 +19,9 @@ from service.errors import DeadlinePassed
 from service.slot import Loaded
 
 _LEAST = 1e-7
+"""Probabilities are kept so far from 0 and 1: float32 has no finer ones near 1."""
 _MANY_LABELS = 8
 """With fewer labels the least probable one's share is no measure of what all have in common."""
-"""Probabilities are kept so far from 0 and 1: float32 has no finer ones near 1."""
 
 _CPU_SHARE = 4
 """A run on a CPU is so many times as long as is needed for its pace: there it is made in several goes anyway."""
