@@ -19,7 +19,8 @@ PNG = {"Content-Type": "image/png"}
 class Http:
     """One HTTP request; `{job}` and `{address}` in its path and headers stand for what a run knows.
 
-    `keep` names what the `id` of the answer is called from then on. A `raw` request is sent byte for byte and gets
+    `keep` names what the `id` of the answer is called from then on. A request with `until` is repeated until its answer
+    holds that text. A `raw` request is sent byte for byte and gets
     `answers` answers.
     """
 
@@ -33,6 +34,7 @@ class Http:
     view: View = "all"
     raw: bytes = b""
     answers: int = 1
+    until: str = ""
     service: Service = "open"
 
 

@@ -52,7 +52,9 @@ def _json() -> Iterator[Http]:
         yield post(f"digit pixels, {digit}", ONE, {"pixels": mnist(digit).tolist()})
     yield post("digit pixels not in MNIST's form", ONE, {"pixels": ink(4, 28).tolist()})
     yield post("digit pixels of dark ink", ONE, {"pixels": (255 - mnist(7)).tolist()})
-    yield post("digit pixels of several digits", ONE, {"pixels": np.hstack([mnist(1)[:, :14], mnist(4)[:, 7:21]]).tolist()})
+    yield post(
+        "digit pixels of several digits", ONE, {"pixels": np.hstack([mnist(1)[:, :14], mnist(4)[:, 7:21]]).tolist()}
+    )
     yield post("digit base64", ONE, {"image": pictures.text(SEVEN)})
     yield post("digit data URL", ONE, {"image": f"data:image/png;base64,{pictures.text(SEVEN)}"})
     yield post("digit JSON with a byte order mark", ONE, b'\xef\xbb\xbf{"image": "' + pictures.text(SEVEN).encode()

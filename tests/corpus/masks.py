@@ -3,12 +3,12 @@
 All text is compared byte for byte but for numbers with a fraction: those may differ by the last bits that another CPU
 gives. What is masked:
 
-- ids that the service draws: requests, jobs; the `Date` header; points in time with a fraction of a second;
+- ids that the service draws: requests, jobs; the `Date` header; points in time since 2020 in UTC;
 - the service's address and its state folder;
 - times it took: `X-Queue-Ms`, `X-Run-Ms`, and fields of JSON named in `_TIMES`;
 - the reason phrases of 413 and 422, which Python renamed;
-- the PNG in an explanation, compared by its pixels; the text and tag of pages; values of metrics; the text of what
-  comes compressed.
+- the PNG in an explanation, compared by its pixels; the text, tag and date of pages; values of metrics;
+  the text of what comes compressed.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from PIL import Image
 from tests.corpus.calls import Call, Http
 from tests.corpus.wire import Answer
 
-_TIMES = "latency_ms_p50|latency_ms_p99|latency_ms_mean|ns|last_inference|uptime_s|seconds|running_s"
+_TIMES = "latency_ms_mean|latency_ms_p50|latency_ms_p99|queue_ms_mean|run_ms_per_row"
 _MASKS = [
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "<id>"),
-    (re.compile(r"\b(?:[0-9a-f]{16}|[0-9a-f]{32})\b"), "<id>"),
-    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(Z|\+00:00)"), "<time>"),
+    (re.compile(r"(?<![.\w])(?:[0-9a-f]{16}|[0-9a-f]{32})\b"), "<id>"),
+    (re.compile(r"20[2-9]\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)"), "<time>"),
     (re.compile(rf'("(?:{_TIMES})": ?"?)[\d.e+-]+'), r"\1<number>"),
     (re.compile(r"Unprocessable Entity"), "Unprocessable Content"),
     (re.compile(r"Request Entity Too Large"), "Content Too Large"),
 ]
 _PICTURE = re.compile(r'("input":")([A-Za-z0-9+/=]+)(")')
 _MASKED_HEADERS = {"date", "x-queue-ms", "x-run-ms"}
-_PAGE_HEADERS = {"etag", "content-length"}
+_PAGE_HEADERS = {"etag", "content-length", "last-modified"}
+_WIDEST = 1_000
 _NUMBER = re.compile(r"-?\d+\.\d+(?:[eE][+-]?\d+)?|-?\d+[eE][+-]?\d+")
-_HALF_WAY = 1.01e-4
-"""One unit of the last place of explanations, which are rounded to four decimals."""
+_LAST_PLACE = 1.01e-4
+"""One unit of the last place of weights in explanations, which are rounded to four decimals."""
 
 
 def masked(call: Call, answer: Answer, known: Mapping[str, str]) -> Answer:
@@ -61,13 +62,14 @@ def difference(expected: Answer, got: Answer) -> str:
     told, came = _lines(expected), _lines(got)
     if len(told) == len(came) and all(_alike(*pair) for pair in zip(told, came, strict=True)):
         return ""
-    return "\n".join(difflib.unified_diff(told, came, "expected", "got", lineterm="", n=1))
+    lines = difflib.unified_diff(told, came, "expected", "got", lineterm="", n=1)
+    return "\n".join(line if len(line) <= _WIDEST else f"{line[:_WIDEST]} …" for line in lines)
 
 
 def _lines(answer: Answer) -> list[str]:
     headers = [f"{name}: {value}" for name, value in answer.headers]
     tensors = [" ".join(map(repr, each)) for each in answer.tensors]
-    body = answer.body.replace('],"', '],\n"').replace('},"', '},\n"').splitlines()
+    body = answer.body.replace("],[", "],\n[").replace('],"', '],\n"').replace('},"', '},\n"').splitlines()
     return [answer.status, *headers, "", *body, *tensors]
 
 
@@ -80,8 +82,9 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _close(one: str, other: str) -> bool:
-    rounded = all(len(text.partition(".")[2]) <= 4 and "e" not in text for text in (one, other))
-    absolute = _HALF_WAY if rounded else 2e-6
+    numbers = [text.partition(".")[2] for text in (one, other)]
+    rounded = abs(float(one)) <= 1 and all(len(digits) <= 4 and "e" not in digits for digits in numbers)
+    absolute = _LAST_PLACE if rounded else 2e-6
     return math.isclose(float(one), float(other), rel_tol=1e-5, abs_tol=absolute)
 
 
@@ -104,7 +107,7 @@ def _pixels(found: re.Match[str]) -> str:
 
 
 def _names(text: str) -> str:
-    """The metrics of an exposition: kind and help of each family, then its samples' names with those of their labels."""
+    """The metrics of an exposition: kind and help of each family, and samples' names with those of labels."""
     lines: Iterable[str] = dict.fromkeys(
         line if line.startswith("#") else re.sub(r'="[^"]*"', "", line.rsplit(" ", 1)[0]) for line in text.splitlines()
     )

@@ -58,9 +58,9 @@ def _probes() -> Iterator[Call]:
 
 
 def _pages() -> Iterator[Call]:
-    for path in ("/", "/docs", "/redoc", "/docs/", "/playground/main.js", "/playground/base.css", "/playground/icon.svg",
-                 "/playground/sample.csv", "/playground/nothing.js", "/playground/../settings.py",
-                 "/docs/static/swagger-ui.css", "/docs/static/nothing"):  # fmt: skip
+    for path in ("/", "/docs", "/redoc", "/docs/", "/playground/main.js", "/playground/base.css",
+                 "/playground/icon.svg", "/playground/sample.csv", "/playground/nothing.js",
+                 "/playground/../settings.py", "/docs/static/swagger-ui.css", "/docs/static/nothing"):  # fmt: skip
         yield replace(get(f"pages {path}", path), view="page")
     yield replace(get("pages compressed", "/", accept_encoding="gzip"), view="page")
     yield replace(get("pages not compressed", "/", accept_encoding="gzip;q=0"), view="page")
@@ -76,9 +76,10 @@ def _methods() -> Iterator[Call]:
         page = path in {"/", "/openapi.json", "/metrics"}
         yield replace(send(f"methods HEAD {path}", "HEAD", path), view="page" if page else "all")
         yield send(f"methods OPTIONS {path}", "OPTIONS", path)
-    for method, path in (("GET", "/predict/digit"), ("PUT", "/predict/digit"), ("DELETE", "/models"), ("PATCH", "/train"),
-                         ("POST", "/health/live"), ("GET", "/predict/sequence/batch"), ("POST", "/metrics"),
-                         ("BREW", "/predict/digit"), ("OPTIONS", "*"), ("TRACE", "/")):  # fmt: skip
+    for method, path in (("GET", "/predict/digit"), ("PUT", "/predict/digit"), ("DELETE", "/models"),
+                         ("PATCH", "/train"), ("POST", "/health/live"), ("GET", "/predict/sequence/batch"),
+                         ("POST", "/metrics"), ("BREW", "/predict/digit"), ("OPTIONS", "*"),
+                         ("TRACE", "/")):  # fmt: skip
         yield send(f"methods {method} {path}", method, path)
 
 
@@ -104,11 +105,14 @@ def _origins() -> Iterator[Call]:
             yield send(f"origins preflight of {path} from {name}", "OPTIONS", path, origin=value,
                        access_control_request_method="POST", access_control_request_headers="content-type")  # fmt: skip
     for host in ("localhost", "localhost:1", "127.0.0.1", "[::1]:80", "10.0.0.7", "evil.example", "corpus.example.com",
-                 "CORPUS.example.com:99", "sub.corpus.example.com", "localhost.evil.example", "", "a b", "localhost."):  # fmt: skip
+                 "CORPUS.example.com:99", "sub.corpus.example.com", "localhost.evil.example", "", "a b",
+                 "localhost."):  # fmt: skip
         yield digit(f"host {host}", host=host)
         yield get(f"origins host of a probe {host}", "/health/live", host=host)
         yield get(f"origins host of a GET {host}", "/models/nobody", host=host)
-    yield digit("behind a proxy", x_forwarded_for="10.1.1.1", x_forwarded_proto="https", x_forwarded_host="evil.example")
+    yield digit(
+        "behind a proxy", x_forwarded_for="10.1.1.1", x_forwarded_proto="https", x_forwarded_host="evil.example"
+    )
     yield digit("same site", sec_fetch_site="same-origin")
     yield digit("cross site", sec_fetch_site="cross-site")
 
@@ -167,7 +171,8 @@ def _jobs() -> Iterator[Call]:
 
 def _wrong_jobs() -> Iterator[Call]:
     for name, content in {
-        "nothing": {}, "a list": [], "unknown task": {"task": "x"}, "unknown network": {"task": "digit", "network": "x"},
+        "nothing": {}, "a list": [], "unknown task": {"task": "x"},
+        "unknown network": {"task": "digit", "network": "x"},
         "epochs 0": {"task": "digit", "epochs": 0}, "many wrong": {"task": "digit", "epochs": 0, "batch_size": 0},
         "epochs a text": {"task": "digit", "epochs": "3"}, "unknown field": {"task": "digit", "colour": "red"},
         "promote unknown": {"task": "digit", "promote": "never"}, "priority 11": {"task": "digit", "priority": 11},
@@ -191,7 +196,8 @@ def _canaries() -> Iterator[Call]:
         "the live version": {**wanted, "version": live}, "version 99": {**wanted, "version": 99},
         "percent 0": {**wanted, "percent": 0}, "percent 101": {**wanted, "percent": 101}, "unknown mode": {
             **wanted, "mode": "x"}, "nothing": {}, "agreement in a split": {
-            **wanted, "rule": {"min_rows": 10, "min_agreement": 0.9}}, "another contract": {**wanted, "version": live + 2},
+            **wanted, "rule": {"min_rows": 10, "min_agreement": 0.9}},
+        "another contract": {**wanted, "version": live + 2},
     }.items():  # fmt: skip
         yield post(f"canary wrong, {name}", path, content)
     yield send("canary end none", "DELETE", path)
@@ -221,13 +227,19 @@ def _canaries() -> Iterator[Call]:
     yield post("canary after", "/predict/digit", pixels, x_canary_key="client-0")
     yield post("canary shadow", path, {**wanted, "percent": 100, "mode": "shadow"})
     yield post("canary under a shadow", "/predict/digit", pixels, x_canary_key="client-0")
+    yield replace(get("canary compared", path), until='"compared_rows":1')
     yield send("canary end the shadow", "DELETE", path)
 
 
 def _versions() -> Iterator[Call]:
     live = shipped("digit-cnn")
     pixels: dict[str, Any] = {"pixels": pictures.mnist(7).tolist()}
-    for name, content in {"99": {"version": 99}, "nothing": {}, "a text": {"version": "1"}, "0": {"version": 0}}.items():
+    for name, content in {
+        "99": {"version": 99},
+        "nothing": {},
+        "a text": {"version": "1"},
+        "0": {"version": 0},
+    }.items():
         yield post(f"versions promote {name}", "/models/digit-cnn/promote", content)
     yield post("versions promote of nobody", "/models/nobody/promote", {"version": 1})
     yield post("versions nothing to roll back", "/models/forecast-gru/rollback")
@@ -246,7 +258,8 @@ def _versions() -> Iterator[Call]:
 def with_keys(operator: str, caller: str, weak: str) -> Iterator[Call]:
     """What each key of the closed service may do."""
     holders: dict[str, dict[str, str]] = {
-        "nobody": {}, "operator": {"authorization": f"Bearer {operator}"}, "caller": {"authorization": f"Bearer {caller}"},
+        "nobody": {}, "operator": {"authorization": f"Bearer {operator}"},
+        "caller": {"authorization": f"Bearer {caller}"},
         "unknown": {"authorization": f"Bearer {weak}"}, "basic": {"authorization": "Basic YTpi"},
     }  # fmt: skip
     body, kind = form(("file", "seven.png", "image/png", pictures.SEVEN))

@@ -31,7 +31,7 @@ def ask(calls: list[Call], folder: Path) -> Answers:
         for call in calls:
             try:
                 found[call.name] = [masked(call, answer, wire.hidden) for answer in wire.ask(call)]
-            except (http.client.HTTPException, OSError, ValueError) as error:
+            except (http.client.HTTPException, AssertionError, OSError, ValueError) as error:
                 found[call.name] = [Answer(f"{type(error).__name__}: {error}")]
     return found
 

@@ -55,8 +55,8 @@ def _texts() -> Iterator[Any]:
     for name, text in TEXTS.items():
         yield post(f"text {name}", ONE, {"text": text})
     for name, content in {
-        "empty": "", "blank": "  \n ", "a null character": "\x00", "too long": "word " * 4001, "null": None, "number": 7,
-        "a list": ["a"], "signs alone": "?!", "half a surrogate": "\ud800",
+        "empty": "", "blank": "  \n ", "a null character": "\x00", "too long": "word " * 4001, "null": None,
+        "number": 7, "a list": ["a"], "signs alone": "?!", "half a surrogate": "\ud800",
     }.items():  # fmt: skip
         yield post(f"text wrong, {name}", ONE, {"text": content})
 
@@ -111,13 +111,16 @@ def _options() -> Iterator[Any]:
     }.items():  # fmt: skip
         yield post(f"option of a text, {name}", ONE, {"text": HEADLINE, **more})
     for name, more in {
-        "version": {"version": lstm}, "other model": {"model": "forecast-transformer"}, "gru": {"model": "forecast-gru"},
-        "text model": {"model": "topic-lstm"}, "accept a text": {"accept_implausible": "yes"}, "unknown": {"extra": 1},
+        "version": {"version": lstm}, "other model": {"model": "forecast-transformer"},
+        "gru": {"model": "forecast-gru"}, "text model": {"model": "topic-lstm"},
+        "accept a text": {"accept_implausible": "yes"}, "unknown": {"extra": 1},
     }.items():  # fmt: skip
         yield post(f"option of a series, {name}", ONE, {**week(), **more})
     for name, data, kind in (
-        ("nothing", b"", "application/json"), ("null", b"null", "application/json"), ("a list", b"[]", "application/json"),
-        ("empty object", b"{}", "application/json"), ("cut", b'{"text": "a', "application/json"),
+        ("nothing", b"", "application/json"),
+        ("null", b"null", "application/json"), ("a list", b"[]", "application/json"),
+        ("empty object", b"{}", "application/json"),
+        ("cut", b'{"text": "a', "application/json"),
         ("no UTF-8", b'{"text": "\xff"}', "application/json"), ("deep", b"[" * 2000, "application/json"),
         ("a form", b"text=a", "application/x-www-form-urlencoded"), ("plain", b"a", "text/plain"),
         ("trailing", b'{"text": "a"} x', "application/json"), ("two", b'{"text":"a","text":"b"}', "application/json"),

@@ -34,8 +34,9 @@ def services(folder: Path) -> Iterator[Wire]:
 
 
 def fill(store: Store) -> None:
-    """The shipped models, and behind them versions that answer always the same: two of digit-cnn, one of digit-mlp."""
+    """The shipped models, and versions that give one answer: a candidate of digit-cnn, one of another contract, and one
+    of digit-mlp."""
     store.seed(SHIPPED)
-    publish(store, "digit-cnn", favourite=3)
     publish_doubting(store, "digit-cnn", favourite=5)
-    publish(store, "digit-mlp", favourite=8)
+    publish(store, "digit-cnn", favourite=3)
+    publish_doubting(store, "digit-mlp", favourite=8)

@@ -79,7 +79,9 @@ def _rest() -> Iterator[Http]:
         "a sequence": {"sequence_id": 7}, "something": {"anything": "goes"},
     }.items():  # fmt: skip
         yield _infer(f"parameters {name}", DIGIT, digits, parameters=parameters)
-    yield _infer("warns of no digit", DIGIT, {"pixels": np.stack([pictures.noise(), pictures.mnist(7)])}, binary_out=True)
+    yield _infer(
+        "warns of no digit", DIGIT, {"pixels": np.stack([pictures.noise(), pictures.mnist(7)])}, binary_out=True
+    )
     yield _infer("warns of blank and full", DIGIT, {"pixels": np.stack([np.zeros((28, 28), np.uint8)] * 2)})
     values = inputs_of(SERIES)
     yield _infer("warns of implausible values", SERIES, shifted(values, 60))
@@ -140,7 +142,8 @@ def _views() -> Iterator[Call]:
     yield post("v2 index of the ready", "/v2/repository/index", {"ready": True})
     yield post("v2 index wrong", "/v2/repository/index", {"ready": "yes"})
     for path in ("repository/models/digit-cnn/load", "repository/models/digit-cnn/unload", "trace/setting", "logging",
-                 "systemsharedmemory/status", "cudasharedmemory/region/a/register", "models/digit-cnn/generate"):  # fmt: skip
+                 "systemsharedmemory/status", "cudasharedmemory/region/a/register",
+                 "models/digit-cnn/generate"):  # fmt: skip
         yield post(f"v2 refuses {path}", f"/v2/{path}", {})
     yield get("v2 nothing", "/v2/nothing")
     yield send("v2 wrong method", "DELETE", "/v2/models/digit-cnn")

@@ -18,7 +18,7 @@ from google.protobuf import json_format
 
 from service.oip.rpc import messages
 from tests.corpus.calls import Call, Http, Rpc, Service
-from tests.server import Server
+from tests.server import Server, wait_until
 from tests.service.rpc import METHODS, address
 
 LENGTH = "inference-header-content-length"
@@ -65,6 +65,8 @@ class Wire:
                 line.sendall(self._filled(call.raw.decode("latin-1"), call.service).encode("latin-1"))
                 return self._answers(line, call.answers)
         answer = self._http(call)
+        if call.until:
+            answer = wait_until(lambda: call.until in (last := self._http(call)).body and last, TIMEOUT_S)
         if call.keep is not None:
             self.known[call.keep] = json.loads(answer.body)["id"]
         return [answer]
@@ -72,13 +74,13 @@ class Wire:
     @staticmethod
     def _answers(line: socket.socket, count: int) -> list[Answer]:
         """So many answers of one connection, and whether it was closed before the last of them."""
-        stream = _Unclosed(line)
         answers: list[Answer] = []
-        while len(answers) < count:
-            try:
-                answers.append(_read(stream, "GET"))
-            except (http.client.HTTPException, OSError) as error:
-                return [*answers, Answer(type(error).__name__)]
+        with line.makefile("rb") as stream:
+            while len(answers) < count:
+                try:
+                    answers.append(_read(_Unclosed(stream), "GET"))
+                except (http.client.HTTPException, OSError) as error:
+                    return [*answers, Answer(type(error).__name__)]
         return answers
 
     def _connect(self, service: Service) -> socket.socket:
@@ -137,7 +139,9 @@ class Wire:
         except grpc.RpcError as error:
             return Answer(error.code().name, _metadata(error.trailing_metadata()), error.details())
         answer = Answer("OK", _metadata(rpc.trailing_metadata()))
-        found = [json_format.MessageToDict(told.FromString(each), preserving_proto_field_name=True) for each in received]
+        found = [
+            json_format.MessageToDict(told.FromString(each), preserving_proto_field_name=True) for each in received
+        ]
         for each in found:
             answer.tensors += _without_tensors(each.get("infer_response", each))
         answer.body = json.dumps(found if streams else found[0], indent=0, sort_keys=True, ensure_ascii=False)
@@ -147,8 +151,8 @@ class Wire:
 class _Unclosed:
     """A connection of several answers, as one stream that no answer closes."""
 
-    def __init__(self, line: socket.socket) -> None:
-        self._stream = line.makefile("rb")
+    def __init__(self, stream: io.BufferedReader) -> None:
+        self._stream = stream
 
     def makefile(self, _: str) -> Any:
         stream = self._stream
