@@ -19,7 +19,8 @@ BATCH = 96
 """Outliers in a batch, and as many digits."""
 STEPS = 1400
 """Batches for a full data set, under a minute of one core; fewer rows have one step to `_ROWS_A_STEP`."""
-_ROWS_A_STEP = 39
+_ROWS_A_STEP, _STEPS_AN_EPOCH = 39, 150
+"""A network that was trained for one epoch, to try something out, waits for a head no longer than for the epoch."""
 _RATE, _DECAY, _SMOOTHING = 0.002, 0.01, 0.02
 
 Read = Callable[[Tensor], Tensor]
@@ -39,9 +40,10 @@ def head(width: int, hidden: Sequence[int]) -> nn.Sequential:
         return nn.Sequential(*layers, nn.Linear((width, *hidden)[-1], 1))
 
 
-def steps(rows: int) -> int:
-    """How many batches a head learns from beside a training split of so many rows."""
-    return max(1, min(STEPS, rows // _ROWS_A_STEP))
+def steps(rows: int, epochs: int | None = None) -> int:
+    """How many batches a head learns from beside a training split of so many rows, gone through so many times."""
+    most = STEPS if epochs is None else min(STEPS, epochs * _STEPS_AN_EPOCH)
+    return max(1, min(most, rows // _ROWS_A_STEP))
 
 
 def learn(read: Read, module: nn.Module, digits: Draw, outliers: Draw, count: int) -> None:

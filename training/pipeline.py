@@ -93,7 +93,7 @@ def _candidate(
         (folder / name).write_bytes(content)
     path = folder / MODEL_FILE
     promised = task.spec(splits)
-    module, calibration = task.serving(result.module, splits)
+    module, calibration = task.serving(result.module, splits, len(result.history))
     lengths = task.parity_lengths()
     export.export(module, task.example(2, lengths[len(lengths) // 2], spec.seed), promised, path)
     reporter.stage("export")

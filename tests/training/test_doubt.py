@@ -56,11 +56,14 @@ def test_the_network_stays_and_the_same_draws_give_the_same_head() -> None:
     assert all(torch.equal(weights, before[name]) for name, weights in reads.state_dict().items())
 
 
-def test_fewer_rows_have_fewer_steps() -> None:
+def test_fewer_rows_and_epochs_have_fewer_steps() -> None:
     """A data set of a few hundred rows is not held up by a head's full course, and even one row has a step."""
     assert doubt.steps(55_000) == doubt.STEPS
     assert doubt.steps(640) < 20
     assert doubt.steps(1) == 1
+    assert doubt.steps(55_000, 1) < doubt.STEPS / 9
+    assert doubt.steps(55_000, 24) == doubt.steps(55_000, 12) == doubt.STEPS
+    assert doubt.steps(640, 1) == doubt.steps(640)
 
 
 def test_the_trained_network_itself_is_not_touched() -> None:

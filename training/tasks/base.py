@@ -104,12 +104,18 @@ class Task(Protocol):
     def metrics(self, raw: Tensor, split: Split) -> dict[str, float]:
         """The metrics of raw outputs; holds `recipe.metric`, and may hold `loss` to spare the loop a second pass."""
 
-    def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
+    def serving(
+        self,
+        module: nn.Module,
+        splits: Splits,
+        epochs: int | None = None,
+    ) -> tuple[nn.Module, dict[str, float]]:
         """The module to export (raw inputs in, final values out) and what was calibrated on the validation split.
 
         It takes the inputs as keywords and gives one tensor, or a tuple in the order of `spec(...).outputs`. The
         calibration of a graph with an outlier output holds the figures of `outliers.Calibration`, which the manifest's
-        `doubt` is made of.
+        `doubt` is made of. `epochs` are those the module was trained for: what is trained behind it takes no longer
+        than they warrant. None: as long as it helps.
         """
 
     def score(self, outputs: Mapping[str, Tensor], split: Split) -> dict[str, float]:

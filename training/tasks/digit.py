@@ -217,17 +217,23 @@ class DigitTask:
         """Negative log likelihood of each row in nats."""
         return classify.losses(outputs["probabilities"], split.targets)
 
-    def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
+    def serving(
+        self,
+        module: nn.Module,
+        splits: Splits,
+        epochs: int | None = None,
+    ) -> tuple[nn.Module, dict[str, float]]:
         """The network without its norms and a head that has learnt doubt, behind the calibrated step."""
         if not isinstance(module, DigitCnn | DigitMlp):
             raise TypeError(f"{type(module).__name__} is not a digit network")
         served = LeanCnn(module) if isinstance(module, DigitCnn) else module.folded()
         served.eval()
         pixels, rows = splits.train.inputs["pixels"], len(splits.train)
-        outliers = Outliers(splits.train, min(_OUTLIERS, rows), seed=0)
+        count = doubt.steps(rows, epochs)
+        outliers = Outliers(splits.train, min(_OUTLIERS, rows, count * doubt.BATCH), seed=0)
         known = functools.partial(digits_of_all_hands, pixels)
         head = doubt.head(served.seen, served.doubt_layers)
-        doubt.learn(served.read, head, known, outliers.draw, doubt.steps(rows))
+        doubt.learn(served.read, head, known, outliers.draw, count)
         return self._calibrated(served, head, splits)
 
     def _calibrated(

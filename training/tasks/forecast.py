@@ -245,7 +245,12 @@ class ForecastTask:
         blocks = len(errors) // self.horizon
         return errors[: blocks * self.horizon].view(blocks, self.horizon).mean(1)
 
-    def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
+    def serving(
+        self,
+        module: nn.Module,
+        splits: Splits,
+        epochs: int | None = None,  # noqa: ARG002 (nothing costly is trained behind it)
+    ) -> tuple[nn.Module, dict[str, float]]:
         """The network with the interval around its forecast."""
         raw, split = self.predict(module, splits.validation), splits.validation
         errors, spreads = raw[:, : self.horizon] - split.targets, spread(raw[:, self.horizon :])

@@ -209,7 +209,12 @@ class TopicTask:
         """Negative log likelihood of each row in nats."""
         return classify.losses(outputs["probabilities"], split.targets)
 
-    def serving(self, module: nn.Module, splits: Splits) -> tuple[nn.Module, dict[str, float]]:
+    def serving(
+        self,
+        module: nn.Module,
+        splits: Splits,
+        epochs: int | None = None,  # noqa: ARG002 (nothing costly is trained behind it)
+    ) -> tuple[nn.Module, dict[str, float]]:
         """The network behind the temperature that suits the validation split, beside a reader that tells outliers."""
         tokenizer = Tokenizer.from_str(splits.assets[TOKENIZER].decode())
         train, validation = cast("TextSplit", splits.train), cast("TextSplit", splits.validation)
