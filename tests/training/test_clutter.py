@@ -102,3 +102,12 @@ def test_no_letter_or_sign_is_one_that_hands_write_as_a_digit() -> None:
         assert taken not in hands
         assert taken not in glyphs.LETTERS + glyphs.SIGNS + glyphs.SCRIPTS
     assert set(glyphs.LETTERS) <= hands
+
+
+def test_several_digits_take_pictures_without_ink_and_full_of_it():
+    """A data set may hold empty frames and frames that are all ink; the pictures are made all the same."""
+    frames = np.zeros((3, 28, 28), np.uint8)
+    frames[1:] = 255
+    made = clutter.several(frames, 60)
+    assert made.shape == (60, 28, 28)
+    assert made.flatten(1).any(1).float().mean() > 0.8

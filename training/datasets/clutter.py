@@ -333,6 +333,8 @@ def _together(digits: list[Plane], rng: Rng) -> Plane:
     at = 4
     for digit in digits:
         rows, columns = np.flatnonzero(digit.max(1) > 60), np.flatnonzero(digit.max(0) > 60)
+        if not rows.size:  # a picture without ink has no place in a row
+            continue
         cut = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         if look < 0.2:
             cut = np.ascontiguousarray(cut.T)  # in a row now, above each other when the sheet is turned back
@@ -342,7 +344,7 @@ def _together(digits: list[Plane], rng: Rng) -> Plane:
         top = int(rng.integers(0, 56 - high)) if rng.random() < 0.3 else (56 - high) // 2
         at = max(0, at)
         box = sheet[top : top + high, at : at + wide]
-        np.maximum(box, cut, out=box)
+        np.maximum(box, cut[:, : box.shape[1]], out=box)  # ink that fills its frame may not fit
         at += round(wide * rng.uniform(0.2, 0.6)) if look > 0.8 else wide + round(rng.uniform(-5, 12))
     return framed(np.ascontiguousarray(sheet.T) if look < 0.2 else sheet)
 
