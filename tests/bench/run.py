@@ -1,5 +1,8 @@
 """Throughput and latency of one digit per POST beside a plain baseline and the two ceilings, as ratios of one run.
 
+What the fast path is worth stands in two rows: `neuroserve asgi` sends the same requests with a query, which only the
+application takes; `plain asgi` is the same codec and batcher behind a plain endpoint under uvicorn.
+
 Targets take turns within each round, so that a drift of the machine's speed hits all alike. Needs `wrk`, MNIST's test
 files in DATA_DIR, and a quiet machine. Another server joins with `--peer NAME=URL,form=raw` (running already).
 """
@@ -29,6 +32,7 @@ from tests.bench import bodies
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+PREDICT = "http://127.0.0.1:{port}/predict/digit"
 UVICORN = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--no-access-log"]
 
 
@@ -39,7 +43,7 @@ class Target:
     name: str
     form: str = "raw"
     command: list[str] | None = None
-    url: str = "http://127.0.0.1:{port}/predict/digit"
+    url: str = PREDICT
     environment: dict[str, str] = field(default_factory=dict)
     only: tuple[int, ...] = ()
 
@@ -53,13 +57,20 @@ def model_file() -> Path:
 
 
 def targets(workers: int) -> list[Target]:
-    """Ours in its four forms, the baseline, and the bare HTTP server."""
+    """Ours in its four forms, without its fast path, the baseline, and the bare HTTP server."""
     served = [sys.executable, "-m", "service"]
     settings = {"NEUROSERVE_PORT": "{port}", "NEUROSERVE_TRAINER": "off", "NEUROSERVE_WORKERS": str(workers)}
     some = ["--workers", str(workers), "--port", "{port}"]
     return [
         Target("neuroserve", "raw", served, environment=settings),
         *[Target(f"neuroserve {form}", form, served, environment=settings, only=(64,)) for form in bodies.FORMS[1:]],
+        Target("neuroserve asgi", "raw", served, f"{PREDICT}?explain=false", settings),
+        Target(
+            "plain asgi",
+            "raw",
+            [*UVICORN, *some, "tests.bench.plain:app"],
+            environment={"NEUROSERVE_WORKERS": str(workers)},
+        ),
         Target(
             "naive", "multipart", [*UVICORN, *some, "tests.bench.naive:app"], environment={"MODEL": str(model_file())}
         ),
