@@ -7,8 +7,8 @@ gives. What is masked:
 - the service's address and its state folder;
 - times it took: `X-Queue-Ms`, `X-Run-Ms`, and fields of JSON named in `_TIMES`;
 - the reason phrases of 413 and 422, which Python renamed;
-- the PNG in an explanation, compared by its pixels; the text, tag and date of pages; values of metrics;
-  the text of what comes compressed.
+- the PNG in an explanation, compared by its pixels; the text, tag and date of pages;
+- the values of metrics, and all of GPUs; the text of what comes compressed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import difflib
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -47,7 +47,7 @@ _LAST_PLACE = 1.01e-4
 
 def masked(call: Call, answer: Answer, known: Mapping[str, str]) -> Answer:
     """An answer without what differs from run to run; `known` are texts of this run by their name."""
-    view = call.view if isinstance(call, Http) else "all"
+    view = call.view if isinstance(call, Http) and answer.status.startswith("200") else "all"
     headers = [(name, _header(name, _text(value, known), view)) for name, value in answer.headers]
     body = _text(_PICTURE.sub(_pixels, answer.body), known)
     if view == "names":
@@ -107,8 +107,8 @@ def _pixels(found: re.Match[str]) -> str:
 
 
 def _names(text: str) -> str:
-    """The metrics of an exposition: kind and help of each family, and samples' names with those of labels."""
-    lines: Iterable[str] = dict.fromkeys(
+    """The metrics of an exposition, without those of GPUs: families' kind and help, names of samples and labels."""
+    named = {
         line if line.startswith("#") else re.sub(r'="[^"]*"', "", line.rsplit(" ", 1)[0]) for line in text.splitlines()
-    )
-    return "\n".join(sorted(lines))
+    }
+    return "\n".join(sorted(line for line in named if "_gpu_" not in line))

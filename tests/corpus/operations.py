@@ -49,7 +49,6 @@ def _models() -> Iterator[Call]:
 def _probes() -> Iterator[Call]:
     yield get("probes live", "/health/live")
     yield get("probes ready", "/health/ready")
-    yield replace(get("probes metrics", "/metrics"), view="names")
     yield get("probes nothing", "/nothing")
     yield get("probes a slash more", "/health/live/")
     yield get("probes two slashes", "//health/live")
@@ -253,6 +252,7 @@ def _versions() -> Iterator[Call]:
         yield send(f"versions delete {name} again", "DELETE", f"/models/{name}/versions/{other}")
         yield get(f"versions left of {name}", f"/models/{name}")
     yield post("versions answer at the end", "/predict/digit", pixels)
+    yield replace(get("probes metrics", "/metrics"), view="names", until="neuroserve_jobs{")
 
 
 def with_keys(operator: str, caller: str, weak: str) -> Iterator[Call]:
@@ -276,7 +276,7 @@ def with_keys(operator: str, caller: str, weak: str) -> Iterator[Call]:
             post("train", "/train", {"task": "x"}, **key),
             post("promote", "/models/digit-cnn/promote", {"version": 99}, **key),
             send("delete", "DELETE", "/models/digit-cnn/versions/99", **key),
-            replace(get("metrics", "/metrics", **key), view="names"),
+            replace(get("metrics", "/metrics", **key), view="page"),
             get("live", "/health/live", **key),
             get("nothing", "/nothing", **key),
             send("options", "OPTIONS", "/predict/digit", **key),
