@@ -88,9 +88,10 @@ class OutlierCheck:
 
     def warning(self, outlier: float) -> AnswerWarning:
         """The warning for a row with this outlier probability."""
+        said = f"{outlier:.2f}" if outlier < 0.995 else "more than 0.99"
         return AnswerWarning(
             "not_like_training_data",
-            f"The {self._noun} is not like the training data: with a probability of {outlier:.2f} it shows none of "
+            f"The {self._noun} is not like the training data: with a probability of {said} it shows none of "
             "the labels. Do not rely on this answer.",
         )
 

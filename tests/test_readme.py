@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from models.store import Store
 from service.settings import Settings
-from tests.server import EXAMPLES
+from tests.server import EXAMPLES, Server
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -100,3 +103,30 @@ def test_the_examples_of_the_docs_work_as_they_are(service):
             assert answer.status_code == 200, (path, answer.text)
             count += 1
     assert count >= 7
+
+
+def test_the_text_that_is_not_to_be_believed_gets_the_answer_that_is_shown(service):
+    """With the warning that is shown."""
+    section = README.partition("## When not to believe it")[2]
+    body, answer = re.search(r"-d '([^']+)'\n```\n```json\n(.*?)\n```", section, re.DOTALL).groups()
+    got = service.client.post("/predict/sequence", json=json.loads(body)).json()
+    check_alike(got, json.loads(answer))
+
+
+def test_the_canary_commands_work_after_the_training_that_is_shown(tmp_path):
+    """As typed, on the version that the section before has left live; here it is a copy of the shipped one."""
+    section = README.partition("## Try a version before it goes live")[2].partition("```sh\n")[2].partition("```")[0]
+    commands = [line.partition("  #")[0].strip() for line in section.splitlines()]
+    with Server(tmp_path, workers=1) as server:
+        store = Store(tmp_path / "models")
+        before = store.live("digit-cnn")
+        staged = store.stage()
+        shutil.copytree(store.folder("digit-cnn", before), staged, dirs_exist_ok=True)
+        version = store.publish(staged, store.manifest("digit-cnn", before)).version
+        store.promote("digit-cnn", version)
+        assert f'"version": {version}, "live": true' in README
+        script = "\n".join(f"{line} || exit 1" for line in commands).replace("curl -s", "curl -sSf")
+        script = script.replace("http://127.0.0.1:8000", server.url)
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert store.live("digit-cnn") == version
