@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from time import perf_counter
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access import AccessLog
@@ -81,7 +82,7 @@ class Envelope:
             else:  # a browser sends no key with it
                 await send_with_id({"type": "http.response.start", "status": 204, "headers": preflight})
                 await send_with_id({"type": "http.response.body", "body": b""})
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             status = 499
         except ServiceError as error:
             await answer_with(error, scope, send_with_id)
