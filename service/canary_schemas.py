@@ -40,9 +40,13 @@ class Rule(Schema):
 class NewCanary(Schema):
     """Which version to try, on how much, and how."""
 
-    version: int = Field(ge=1, le=LARGEST_VERSION, examples=[4])
+    version: int = Field(strict=True, ge=1, le=LARGEST_VERSION, examples=[4])
     percent: float = Field(
-        ge=0.01, le=100, examples=[10], description="share of the requests that name no version, in steps of 0.01"
+        strict=True,
+        ge=0.01,
+        le=100,
+        examples=[10],
+        description="share of the requests that name no version, in steps of 0.01",
     )
     mode: Mode = Field(
         description="`split`: the candidate answers this share; `shadow`: the live version answers all, and the "

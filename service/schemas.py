@@ -250,7 +250,7 @@ class ModelList(Schema):
 class Promotion(Schema):
     """Which version goes live."""
 
-    version: int = Field(ge=1, le=LARGEST_VERSION, examples=[3])
+    version: int = Field(strict=True, ge=1, le=LARGEST_VERSION, examples=[3])
 
 
 class Alive(Schema):

@@ -1,13 +1,17 @@
 """Canaries inside a process: orders followed by every replica, refusals that say why, rules, faults, freed memory."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from models.canary import CanaryRule, CanaryRunsError
 from models.store import Store, VersionDamagedError, VersionNotFoundError
 from service.canary import NotLiveError, OtherContractError
+from service.canary_schemas import NewCanary
 from service.engine import EngineError
+from service.schemas import Promotion
 from tests.artifacts import digit_graph, draft
 from tests.canaries import NAME, body, publish_live, publish_table
 from tests.service.replicas import GOOD, ask, order, replicas, run
@@ -232,3 +236,14 @@ def test_the_documents_show_canaries_as_they_are(service):
         NewCanary.model_validate(each["value"])
     for method, status in (("post", "201"), ("get", "200"), ("delete", "200")):
         CanaryInfo.model_validate(methods[method]["responses"][status]["content"]["application/json"]["example"])
+
+
+@pytest.mark.parametrize("version", [True, "2", 2.5, None])
+def test_a_version_is_a_whole_number_wherever_it_is_named(version):
+    """As for predictions: `true` would be version 1, which goes live without a word."""
+    with pytest.raises(ValidationError):
+        Promotion.model_validate_json(json.dumps({"version": version}))
+    with pytest.raises(ValidationError):
+        NewCanary.model_validate_json(json.dumps({"version": version, "percent": 10, "mode": "split"}))
+    assert Promotion.model_validate_json('{"version": 2}').version == 2
+    assert NewCanary.model_validate_json('{"version": 2, "percent": 10, "mode": "split"}').percent == 10
