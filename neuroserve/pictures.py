@@ -13,6 +13,8 @@ from neuroserve.errors import UsageError
 Picture = Any
 """A path, the bytes of a picture file, a PIL image, or an array (anything with `tolist`, or nested lists)."""
 
+_SAVED_AS = {"HSV": "RGB", "La": "LA", "RGBa": "RGBA"}
+"""The modes of PIL images that neither PNG nor TIFF can hold."""
 _TYPES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -42,7 +44,7 @@ def picture(given: Picture) -> PictureFile | Pixels:
     """What is sent for a picture. UsageError for what is none, OSError for a file that cannot be read.
 
     An array of 28x28 numbers goes as pixels; integers 0..255 are expected, and the service says what is wrong with
-    others. Any other array of uint8 ([height, width] grey, or with 3 or 4 channels) goes as a PNG. Either way the
+    others. Any other array of uint8 ([height, width] grey, or with 1, 3 or 4 channels) goes as a PNG. Either way the
     service finds the ink, dark on light or light on dark.
     """
     if isinstance(given, bytes | bytearray | memoryview):
@@ -68,6 +70,8 @@ def _from_image(given: Any) -> PictureFile:
     from PIL import ImageOps
 
     upright = ImageOps.exif_transpose(given)
+    if upright.mode in _SAVED_AS:
+        upright = upright.convert(_SAVED_AS[upright.mode])
     kind = "PNG" if upright.mode in {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"} else "TIFF"
     with io.BytesIO() as written:
         upright.save(written, kind)
@@ -75,6 +79,9 @@ def _from_image(given: Any) -> PictureFile:
 
 
 def _from_array(given: Any) -> PictureFile | Pixels:
+    shape = getattr(given, "shape", ())
+    if len(shape) == 3 and shape[2] == 1:  # one channel
+        given = given.reshape(shape[:2])
     rows = given.tolist() if hasattr(given, "tolist") else given
     if _is_pixels(rows):
         return Pixels([[_whole(value) for value in row] for row in rows])

@@ -218,7 +218,7 @@ _PICTURE_RULE = """A file, its base64 and a list of `pixels` are read by one rul
 
 | The picture, values 0..255 | What the model gets |
 |---|---|
-| 28x28, light on black, 18 to 20 pixels long and centred, as MNIST's | these bytes |
+| 28x28, light on black (0 to 3 at its sides), 18 to 20 pixels long and centred, as MNIST's | these bytes |
 | its negative | 255 minus these bytes |
 | any other, dark on light or light on dark | the ink that was found, at full contrast, centred and scaled as MNIST's |
 | no value above 16, as in a mask of 0 and 1 | 422 `invalid_scale`: multiply by 255, or by 255/16 |

@@ -17,7 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from models.manifest import TextSpec
 from service.errors import InvalidInput, Location
 from service.inputs import words
-from service.warnings import AnswerWarning
+from service.warnings import NOTHING, AnswerWarning, Findings
 
 MAX_CHARS = 20_000
 _KINDS = {
@@ -86,6 +86,14 @@ class TextEncoder:
         if not len(found.ids):
             raise _empty(loc)
         return found
+
+    def findings(self, read: ReadText) -> Findings:
+        """The warnings of a text that was read; without a single known word it has no topic that a model could tell."""
+        warnings = self.warnings(read)
+        if not warnings:
+            return NOTHING
+        # No row of the training or the validation news lacks a known word: the fitted probability is 1.
+        return Findings(warnings, no_label=0.0 if self._count_words(read.ids) else 1.0)
 
     def warnings(self, read: ReadText) -> tuple[AnswerWarning, ...]:
         """What to warn of in a text that was read."""

@@ -182,8 +182,7 @@ class Sequences(Endpoint):
             raise TypeError(f"{loaded.manifest.name} has no tokenizer")
         read = loaded.encoder.read(text, max_chars=self.settings.max_text_chars, loc=tuple(loc))
         part = Part({loaded.manifest.inputs[0].name: read.ids[np.newaxis]}, 1, len(read.ids))
-        warnings = loaded.encoder.warnings(read)
-        return part, Findings(warnings) if warnings else NOTHING
+        return part, loaded.encoder.findings(read)
 
     def _series(self, loaded: Loaded, content: dict[str, Any], loc: Location) -> tuple[Part, series.Series]:
         spec = loaded.manifest.series

@@ -14,6 +14,7 @@ from service.errors import InvalidInput
 from service.inputs import image
 from tests.server import Server
 from tests.service import pictures
+from tests.service.test_nondigits import session_of
 
 PNG = {"Content-Type": "image/png"}
 
@@ -34,6 +35,8 @@ def variants(digit, other):
         "dim negative": 255 - digit // 4,
         "grey on grey": 90 + digit // 4,
         "dark on grey": 200 - digit // 3,
+        "on grey": (digit * 0.9 + 12).astype(np.uint8),
+        "on cream paper": (240 - digit * 0.9).astype(np.uint8),
         "shifted": np.roll(digit, (3, -4), (0, 1)),
         "in a corner, dark": 255 - np.pad(digit[4:24:2, 4:24:2], ((1, 17), (2, 16))),
         "two": np.hstack([digit[:, 7:21], other[:, 7:21]]),
@@ -147,6 +150,40 @@ def test_normalised_numbers_are_told_from_single_faults():
     with pytest.raises(InvalidInput) as caught:
         image.from_pixels(rows)
     assert caught.value.errors[0]["loc"] == ["body", "pixels", 3, 4]
+
+
+@pytest.mark.parametrize("name", ["digit-cnn", "digit-mlp"])
+@pytest.mark.parametrize("paper", [5, 12, 20])
+def test_digits_on_grey_paper_are_read_as_on_black(paper, name):
+    """A 28x28 picture whose paper is not quite black, or not quite white, is no MNIST image: its ink is found first."""
+    images, labels = pictures.mnist_test()
+    grey = np.rint(images[:200] * ((255 - paper) / 255) + paper).astype(np.uint8)
+    session = session_of(name)
+    for sent in (grey, 255 - grey):
+        rows = np.stack([image.read_picture(each).pixels for each in sent])
+        probabilities, outlier = session.run(["probabilities", "outlier"], {"pixels": rows})
+        assert (probabilities.argmax(1) == labels[:200]).mean() > 0.97
+        assert (outlier > 0.5).mean() < 0.02
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "PA", "LA", "La", "RGBA", "RGBa", "HSV", "CMYK", "YCbCr", "LAB", "I", "F"])
+def test_pillow_images_of_every_mode_are_read(service, mode):
+    """The client sends what the image shows, in whatever mode the program keeps it."""
+    seven = Image.fromarray(pictures.mnist_test()[0][0])
+    steps = {"La": ["LA", "La"], "RGBa": ["RGBA", "RGBa"], "HSV": ["RGB", "HSV"], "LAB": ["RGB"], "PA": ["LA", "PA"]}
+    for step in steps.get(mode, [mode]):
+        seven = seven.convert(step)
+    with Client(service.url) as client:
+        assert client.predict_digit(seven).digit == 7
+
+
+def test_an_array_of_one_channel_is_the_picture(service):
+    """[28, 28, 1], as image libraries give grey pictures, is answered as [28, 28], and so is a larger one."""
+    seven = pictures.mnist_test()[0][0]
+    with Client(service.url) as client:
+        assert client.predict_digit(seven[:, :, None]) == client.predict_digit(seven)
+        large = np.kron(seven, np.ones((5, 5), np.uint8))
+        assert client.predict_digit(large[:, :, None]) == client.predict_digit(large)
 
 
 def test_all_of_mnist_passes_byte_for_byte():

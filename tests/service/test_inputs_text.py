@@ -201,6 +201,18 @@ def test_words_that_the_model_does_not_know_are_warned_of(text: str) -> None:
     assert [each.code for each in ENCODER.warnings(ENCODER.read(text))] == ["unknown_words"]
 
 
+@pytest.mark.parametrize("text", ["...", "& &", "—", "???", "你好，世界。", "Привет мир"])
+def test_a_text_without_a_known_word_has_no_topic(text: str) -> None:
+    """Nothing was read of it that could tell one topic from another."""
+    assert ENCODER.findings(ENCODER.read(text)).no_label == 1
+
+
+@pytest.mark.parametrize("text", ["Oil", "3-1", "hello Привет мир", "oil " * 400])
+def test_a_text_with_a_known_word_is_left_to_the_model(text: str) -> None:
+    """Warned of or not, its probabilities are as the model gives them."""
+    assert ENCODER.findings(ENCODER.read(text)).no_label == 0
+
+
 @pytest.mark.parametrize("text", ["Oil", "hello Привет", "2004", "U.S. (Reuters) - “oil” …?"])
 def test_known_words_are_not_warned_of(text: str) -> None:
     """One unknown word beside as many known ones is no reason yet."""
