@@ -79,7 +79,7 @@ def _from_image(given: Any) -> PictureFile:
 
 
 def _from_array(given: Any) -> PictureFile | Pixels:
-    shape = getattr(given, "shape", ())
+    shape: tuple[int, ...] = getattr(given, "shape", ())
     if len(shape) == 3 and shape[2] == 1:  # one channel
         given = given.reshape(shape[:2])
     rows = given.tolist() if hasattr(given, "tolist") else given
