@@ -18,8 +18,10 @@ work=$(mktemp -d)
 export NEUROSERVE_STATE=$work/state NEUROSERVE_PORT=18001
 server=
 trap '[ -z "$server" ] || { kill -TERM "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }; rm -rf "$work"' EXIT
-make VENV="$work/venv" PYTHON="$newest" install
-"$work/venv/bin/python" -m service &
+git clone --quiet . "$work/tree"  # a tree of its own: other installs go on in this one
+cd "$work/tree"
+make PYTHON="$newest" install
+.venv/bin/python -m service &
 server=$!
 url=http://127.0.0.1:$NEUROSERVE_PORT
 for _ in $(seq 120); do curl -sf "$url/health/ready" >/dev/null && break; sleep 0.5; done
