@@ -167,7 +167,8 @@ def test_confidence_tells_one_digit_from_several():
 def test_stated_and_true_accuracy_agree_among_warned_answers():
     """As many pictures of one digit as of several; an answer to a picture of several is right by chance.
 
-    They are made by other rules than the fit's. Half of the single digits are odd: dirt, a skipping pen, an underline, a cut or a second small mark.
+    They are made by other rules than the fit's. Half of the single digits are odd: dirt, a skipping pen, an underline,
+    a cut or a second small mark.
     """
     rng = np.random.default_rng(8)
     images, labels = pictures.mnist_test()
