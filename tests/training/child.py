@@ -117,10 +117,11 @@ def write_candidate(given: argparse.Namespace, plan: dict[str, Any]) -> Path:
         created_at=datetime.now(UTC),
         files={name: file_entry(folder / name) for name in ("model.onnx", "ballast")},
         inputs=[TensorSpec(name="pixels", dtype="uint8", shape=["batch", 28, 28])],
-        outputs=[TensorSpec(name="probabilities", dtype="float32", shape=["batch", 10])],
+        outputs=real.outputs,
         labels=[str(digit) for digit in range(10)],
         metrics={"validation": {"accuracy": plan.get("accuracy", 0.9)}},
         golden=real.golden,
+        doubt=real.doubt,
         parity=Parity(max_abs_diff=0.0, cases=[[1, 0]]),
         provenance=Provenance(command="child", seed=0, data=real.provenance.data, settings={"gate": rules}),
     )
