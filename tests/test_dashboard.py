@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from models.store import Store
-from tests.canaries import NAME, publish_table
+from tests.canaries import NAME
 from tests.server import EXAMPLES, ROOT, SHIPPED, Server, free_port, wait_until
+from tests.test_swaps import second_version
 
 DEPLOY = ROOT / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "neuroserve.json").read_text("utf-8"))
@@ -155,7 +156,7 @@ def test_every_panel_has_data_and_no_alert_has_a_fault(tmp_path, monkeypatch):
     with Server(tmp_path / "state", trainer="external", api_keys=keys, ready=False) as server:
         server.client.headers["Authorization"] = f"Bearer {SECRET}"
         assert server.client.post("/train", json={"task": "digit"}).status_code == 202
-        candidate = publish_table(Store(server.state / "models"), [3] * 256)
+        candidate = second_version(Store(server.state / "models"))
         assert candidate > SHIPPED.live(NAME)
         order = {"version": candidate, "percent": 100, "mode": "shadow"}
         assert server.client.post(f"/models/{NAME}/canary", json=order).is_success

@@ -147,7 +147,7 @@ def check_canary_and_rollback(page):
 def test_a_job_is_cancelled_after_a_question_and_wrong_numbers_are_not_sent(tmp_path, chromium, data_dir):
     """The ranges of the recipe are checked in the page; a long job stops soon, and its end is told in words."""
     with serving(tmp_path) as server, visit(chromium, f"{server.url}/#train") as page:
-        expect(page.locator("#train-epochs")).to_have_value("22")
+        expect(page.locator("#train-epochs")).to_have_value("24")
         for field, wrong in (
             ("epochs", "0"),
             ("epochs", "1.5"),

@@ -29,7 +29,7 @@ def second_version(store: Store) -> int:
     staged = store.stage()
     shutil.copy(SHIPPED.folder("digit-mlp", live) / "model.onnx", staged)
     manifest = SHIPPED.manifest("digit-mlp", live)
-    return store.publish(staged, manifest.model_copy(update={"name": NAME})).version
+    return store.publish(staged, manifest.model_copy(update={"name": NAME, "losses": None})).version
 
 
 def post(path: str, content: bytes) -> bytes:
@@ -254,7 +254,7 @@ def test_a_version_that_fails_its_self_test_here_is_refused_and_told_of(tmp_path
         metrics = server.client.get("/metrics").text
         assert f'neuroserve_refused_version{{model="{NAME}",version="{bad}"}} 1.0' in metrics
         assert server.client.get("/health/ready").status_code == 200
-        answer = server.client.post("/predict/digit", json={"pixels": np.eye(28, dtype=int).tolist()})
+        answer = server.client.post("/predict/digit", json={"pixels": (255 * np.eye(28, dtype=int)).tolist()})
         assert answer.json()["model"]["version"] == old
         assert server.client.post(f"/models/{NAME}/rollback").json()["live"] == old
         wait_until(lambda: server.client.get(f"/models/{NAME}").json()["problem"] is None, 5)

@@ -97,7 +97,7 @@ def check_compression(client):
 
 
 def check_classification(client):
-    outputs = outputs_of("topic-transformer", class_count=2)
+    outputs = [triton.InferRequestedOutput("probabilities", class_count=2)]
     texts = client.infer("topic-transformer", inputs_of("topic-transformer"), outputs=outputs)
     found = texts.as_numpy("probabilities")
     expected = golden("topic-transformer")[1]["probabilities"]
